@@ -1,0 +1,201 @@
+"""The header of one scan: who, on what, with which sequence and geometry. No bulk data.
+
+Units inside: mm, s, degrees, tesla. Values that the scanner did not send are None, never a guess; the place
+that needs one names its default and says so in a Verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from acquisition.errors import HeaderError
+from acquisition.verdict import Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patient:
+    """Who lies on the table, as the scanner says."""
+
+    id: str | None = None
+    """Hospital identifier."""
+    name: str | None = None
+    """Person name, DICOM form (family^given)."""
+    birth_date: str | None = None
+    """YYYYMMDD."""
+    sex: str | None = None
+    """M, F or O."""
+    weight_kg: float | None = None
+    """Body weight [kg]."""
+    height_m: float | None = None
+    """Body height [m]."""
+    position: str | None = None
+    """DICOM patient position: HFS, HFP, HFDR, HFDL, FFS, FFP, FFDR, FFDL."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """The order and the visit this scan belongs to."""
+
+    instance_uid: str | None = None
+    """StudyInstanceUID."""
+    id: str | None = None
+    """StudyID."""
+    date: str | None = None
+    """YYYYMMDD."""
+    time: str | None = None
+    """HHMMSS[.ffffff]."""
+    accession_number: str | None = None
+    """AccessionNumber."""
+    referring_physician: str | None = None
+    """Person name, DICOM form."""
+    description: str | None = None
+    """StudyDescription."""
+    body_part: str | None = None
+    """DICOM body part examined, e.g. BRAIN."""
+    series_instance_uid: str | None = None
+    """UID of the scanner's own series, for reference only: ours is always new."""
+    series_number: int | None = None
+    """The scanner's number for this series."""
+    frame_of_reference_uid: str | None = None
+    """Frame of reference shared by the scans of one session."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Equipment:
+    """The scanner."""
+
+    vendor: str | None = None
+    """Manufacturer."""
+    model: str | None = None
+    """Manufacturer's model name."""
+    serial_number: str | None = None
+    """Device serial number."""
+    software: str | None = None
+    """Software version."""
+    institution: str | None = None
+    """Institution name."""
+    station: str | None = None
+    """Station name."""
+    field_strength_t: float | None = None
+    """Main field [T]."""
+    n_coils: int | None = None
+    """Receiver channels."""
+    coil_name: str | None = None
+    """Receive coil."""
+    resonance_frequency_hz: float | None = None
+    """Proton resonance frequency [Hz]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Range of one encoding counter."""
+
+    minimum: int = 0
+    """Smallest index."""
+    maximum: int = 0
+    """Largest index."""
+    center: int = 0
+    """Index of the k-space centre."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoding:
+    """How one encoding space is sampled."""
+
+    matrix: tuple[int, int, int]
+    """Encoded matrix (k2, k1, k0), readout oversampling included."""
+    fov_mm: tuple[float, float, float]
+    """Encoded field of view (z, y, x) [mm]."""
+    recon_matrix: tuple[int, int, int]
+    """Matrix of the image (z, y, x)."""
+    recon_fov_mm: tuple[float, float, float]
+    """Field of view of the image (z, y, x) [mm]."""
+    limits: Mapping[str, Limits] = field(default_factory=dict)
+    """By counter: k0, k1, k2, average, slice, contrast, phase, repetition, set, segment."""
+    trajectory: str = "cartesian"
+    """cartesian, epi, radial, goldenangle, spiral or other."""
+    trajectory_parameters: Mapping[str, float | str] = field(default_factory=dict)
+    """Named values of the trajectory description, e.g. rampUpTime."""
+    acceleration: tuple[float, float] = (1.0, 1.0)
+    """Undersampling along (k2, k1)."""
+    calibration_mode: str | None = None
+    """embedded, interleaved, separate, external or other."""
+    echo_train_length: int | None = None
+    """Echoes per excitation."""
+
+    def limit(self, counter: str) -> Limits:
+        """Return the limits of `counter`; a single index 0 where the header is silent."""
+        return self.limits.get(counter, Limits())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MrHeader:
+    """What only an MR scan has."""
+
+    encodings: tuple[Encoding, ...]
+    """Encoding spaces; readouts name theirs by index."""
+    tr_s: tuple[float, ...] = ()
+    """Repetition times [s]."""
+    te_s: tuple[float, ...] = ()
+    """Echo times [s], one per contrast."""
+    ti_s: tuple[float, ...] = ()
+    """Inversion times [s]."""
+    flip_deg: tuple[float, ...] = ()
+    """Flip angles [degrees]."""
+    sequence_type: str | None = None
+    """Free text, e.g. Flash, TurboSpinEcho."""
+    echo_spacing_s: tuple[float, ...] = ()
+    """Echo spacings [s]."""
+    diffusion_b_s_per_mm2: tuple[float, ...] = ()
+    """Diffusion weightings [s/mm^2], where given."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scan:
+    """Frozen header of one scan."""
+
+    uid: str
+    """Identifies this measurement in logs, journal and derived UIDs."""
+    modality: str
+    """DICOM modality: MR, CT or PT."""
+    protocol_name: str | None = None
+    """The scanner's name for what it runs."""
+    patient: Patient = field(default_factory=Patient)
+    """Who."""
+    study: Study = field(default_factory=Study)
+    """Why."""
+    equipment: Equipment = field(default_factory=Equipment)
+    """With what."""
+    started: datetime | None = None
+    """When the measurement began, scanner's clock."""
+    measurement_id: str | None = None
+    """The scanner's identifier of this measurement."""
+    dependencies: Mapping[str, str] = field(default_factory=dict)
+    """Other measurements this one needs, by type, e.g. noise -> measurement id."""
+    user_parameters: Mapping[str, float | str] = field(default_factory=dict)
+    """Vendor values that have no field of their own."""
+    mr: MrHeader | None = None
+    """Present exactly when modality is MR."""
+    header: str = ""
+    """The header as it came (XML), for the record."""
+    verdicts: tuple[Verdict, ...] = ()
+    """What was repaired or assumed while the header was read."""
+
+    def require_mr(self) -> MrHeader:
+        """Return the MR part.
+
+        Raises
+        ------
+        HeaderError
+            This is not an MR scan.
+        """
+        if self.mr is None:
+            raise HeaderError(
+                f"scan {self.uid}",
+                expected="an MR scan",
+                got=f"modality {self.modality}",
+                action="choose a protocol made for this modality",
+            )
+        return self.mr

@@ -1,0 +1,1 @@
+"""The service and its doors: the only place that knows everything."""

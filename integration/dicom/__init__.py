@@ -1,0 +1,1 @@
+"""DICOM out: objects, sending, the embedded archive."""

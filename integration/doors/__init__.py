@@ -1,0 +1,1 @@
+"""Where scanners and people come in: the MRD server and client, the status page."""

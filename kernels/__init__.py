@@ -1,0 +1,1 @@
+"""Fast array operations: arrays in, arrays out; knows nothing of scanners."""
