@@ -11,7 +11,7 @@
     │   ├── LimitError              a message or header claims more than is allowed
     │   ├── FileFormatError         a file is not what its name or first bytes say
     │   ├── DataError               readouts contradict the header
-    │   └── ScanAborted             the scanner went away before it said close
+    │   └── ScanAbortedError             the scanner went away before it said close
     ├── ReconError              an image could not be made, or is not an image (all zero, NaN)
     ├── DeliveryError           an image could not be handed over
     │   └── StorageFullError        too little disk to take another scan safely
@@ -75,7 +75,7 @@ class DataError(InputError):
     """Readouts contradict the header."""
 
 
-class ScanAborted(InputError):
+class ScanAbortedError(InputError):
     """The scanner went away before it said close."""
 
 

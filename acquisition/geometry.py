@@ -126,9 +126,10 @@ class Grid:
         """Return the grid that fits the array after ``np.flip(array, axis)``; axis 0 = z, 1 = y, 2 = x."""
         first = [0, 0, 0]
         first[axis] = self.shape[axis] - 1
-        name = ("z_dir", "y_dir", "x_dir")[axis]
-        turned = _vector(-np.asarray(getattr(self, name)))
-        return replace(self, origin_mm=self.world(first), **{name: turned})
+        directions = [self.z_dir, self.y_dir, self.x_dir]
+        directions[axis] = _vector(-np.asarray(directions[axis]))
+        z_dir, y_dir, x_dir = directions
+        return replace(self, origin_mm=self.world(first), x_dir=x_dir, y_dir=y_dir, z_dir=z_dir)
 
     def transposed(self) -> Grid:
         """Return the grid that fits the array after its y and x axes are exchanged."""
