@@ -5,7 +5,7 @@
 set -eu
 
 missing() {
-    for pair in Orthanc:orthanc storescu:dcmtk dciodvfy:dicom3tools bart:bart unshare:util-linux ip:iproute2; do
+    for pair in Orthanc:orthanc dcmdump:dcmtk dciodvfy:dicom3tools bart:bart unshare:util-linux ip:iproute2; do
         PATH="$PATH:/usr/sbin:/sbin" command -v "${pair%%:*}" >/dev/null 2>&1 || printf '%s ' "${pair##*:}"
     done
 }

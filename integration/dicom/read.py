@@ -1,0 +1,146 @@
+"""Reads our own MR series back: grid and real values. For checks and the command line, not for foreign objects."""
+
+from __future__ import annotations
+
+import io
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset, dcmread
+from pydicom.errors import InvalidDicomError
+
+from acquisition.errors import DataError, FileFormatError
+from acquisition.geometry import Grid, Vector
+from acquisition.items import Image, Kind, Position
+
+Source = bytes | Path | str
+_KINDS = {"M": Kind.MAGNITUDE, "P": Kind.PHASE, "R": Kind.REAL, "I": Kind.IMAGINARY}
+_EVEN_MM = 1e-3
+
+
+def read_image(sources: Source | Iterable[Source]) -> Image:
+    """Read the objects of one frame.
+
+    Parameters
+    ----------
+    sources
+        Part 10 files or their bytes, in any order.
+
+    Raises
+    ------
+    FileFormatError
+        Something is no DICOM file.
+    DataError
+        There is not exactly one frame, or its slices are no regular grid.
+    """
+    images = read_images(sources)
+    if len(images) != 1:
+        outputs = ", ".join(sorted({i.attributes["SeriesDescription"] for i in images})) or "nothing"
+        raise DataError(
+            "DICOM objects", expected="one frame", got=f"{len(images)}: {outputs}", action="use read_images"
+        )
+    return images[0]
+
+
+def read_images(sources: Source | Iterable[Source]) -> list[Image]:
+    """Read objects and sort them into frames, each a volume; series by number, frames as they were numbered.
+
+    Objects of one series and orientation that lie at the same place are different frames. z grows with
+    InstanceNumber where that runs along the normal, else along the normal.
+    """
+    many = [sources] if isinstance(sources, bytes | Path | str) else list(sources)
+    datasets = [_read(source) for source in many]
+    stacks: dict[tuple, list[Dataset]] = defaultdict(list)
+    for dataset in sorted(datasets, key=_order):
+        key = (str(dataset.SeriesInstanceUID), tuple(dataset.ImageOrientationPatient), dataset.Rows, dataset.Columns)
+        stacks[key].append(dataset)
+    return [_image(frame) for stack in stacks.values() for frame in _frames(stack)]
+
+
+def _read(source: Source) -> Dataset:
+    name = "DICOM bytes" if isinstance(source, bytes) else str(source)
+    try:
+        dataset = dcmread(io.BytesIO(source) if isinstance(source, bytes) else source)
+    except InvalidDicomError as error:
+        raise FileFormatError(name, expected="a DICOM file", got=str(error)) from error
+    missing = [k for k in ("ImagePositionPatient", "RealWorldValueMappingSequence", "PixelData") if k not in dataset]
+    if missing or dataset.Modality != "MR":
+        got = f"modality {dataset.get('Modality')} without {', '.join(missing)}"
+        raise FileFormatError(name, expected="an MR image of ours", got=got)
+    return dataset
+
+
+def _order(dataset: Dataset) -> tuple[int, str, int]:
+    return int(dataset.get("SeriesNumber") or 0), str(dataset.SeriesInstanceUID), int(dataset.InstanceNumber)
+
+
+def _frames(stack: list[Dataset]) -> list[list[Dataset]]:
+    frames: list[list[Dataset]] = []
+    seen: dict[tuple, int] = defaultdict(int)
+    for dataset in stack:
+        place = tuple(np.round(np.asarray(dataset.ImagePositionPatient, float), 4))
+        if seen[place] == len(frames):
+            frames.append([])
+        frames[seen[place]].append(dataset)
+        seen[place] += 1
+    return frames
+
+
+def _image(frame: list[Dataset]) -> Image:
+    frame, grid = _stack(frame)
+    first = frame[0]
+    unit, kind = first.RealWorldValueMappingSequence[0].LUTExplanation.rsplit(" ", 1)[1], first.ImageType[3]
+    return Image(
+        data=np.stack([_values(d) for d in frame]),
+        grid=grid,
+        unit=unit.strip("[]"),
+        kind=_KINDS[kind],
+        position=Position(
+            contrast=int(first.get("EchoNumbers", 1)) - 1,
+            repetition=int(first.get("TemporalPositionIdentifier", 1)) - 1,
+        ),
+        attributes={
+            "SeriesDescription": str(first.get("SeriesDescription", "")),
+            "ImageComments": str(first.get("ImageComments", "")),
+        },
+    )
+
+
+def _values(dataset: Dataset) -> NDArray[np.float64]:
+    mapping = dataset.RealWorldValueMappingSequence[0]
+    return dataset.pixel_array * float(mapping.RealWorldValueSlope) + float(mapping.RealWorldValueIntercept)
+
+
+def _stack(frame: list[Dataset]) -> tuple[list[Dataset], Grid]:
+    x_dir, y_dir = np.asarray(frame[0].ImageOrientationPatient, float).reshape(2, 3)
+    places = np.array([d.ImagePositionPatient for d in frame], float)
+    along = places @ np.cross(x_dir, y_dir)
+    if np.any(np.diff(along) > 0) and np.any(np.diff(along) < 0):
+        order = np.argsort(along)
+        frame, places = [frame[i] for i in order], places[order]
+    step = np.cross(x_dir, y_dir) * float(frame[0].SpacingBetweenSlices)
+    if len(frame) > 1:
+        step = (places[-1] - places[0]) / (len(frame) - 1)
+        worst = float(np.abs(places - places[0] - np.outer(np.arange(len(frame)), step)).max())
+        if worst > _EVEN_MM:
+            raise DataError("DICOM slices", expected="equal distances", got=f"one {worst:.3g} mm off")
+    spacing = float(np.linalg.norm(step))
+    dy, dx = (float(v) for v in frame[0].PixelSpacing)
+    grid = Grid(
+        shape=(len(frame), int(frame[0].Rows), int(frame[0].Columns)),
+        spacing_mm=(spacing, dy, dx),
+        origin_mm=_vector(places[0]),
+        x_dir=_vector(x_dir),
+        y_dir=_vector(y_dir),
+        z_dir=_vector(step / spacing),
+        thickness_mm=float(frame[0].SliceThickness),
+    )
+    return frame, grid
+
+
+def _vector(values: NDArray) -> Vector:
+    x, y, z = (float(v) for v in values)
+    return (x, y, z)

@@ -1,0 +1,107 @@
+"""The list of all linear operators, and the checks that each of them passes.
+
+An operator that is not in `ALL` fails ``tests/recon/test_linop.py``. All arrays are complex normal: with uniform
+vectors a row-flipped adjoint passes at 1e-3.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+import recon
+from recon.coils import Coils
+from recon.fourier import Fourier, Sampling
+from recon.linop import LinearOperator
+
+Shape = tuple[int, ...]
+TOLERANCE = {torch.complex128: 1e-10, torch.complex64: 1e-5}
+
+
+def normal(shape: Shape, dtype: torch.dtype, seed: int = 0) -> Tensor:
+    return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+def _mask(shape: Shape) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(3)) > 0.4
+
+
+def sense(dtype: torch.dtype) -> LinearOperator:
+    """The forward model of Cartesian MRI."""
+    shape = (3, 2, 4, 5)
+    return Sampling(_mask(shape[1:]), shape) @ Fourier(shape, (1, 2, 3)) @ Coils(normal(shape, dtype, 7))
+
+
+ALL: dict[str, Callable[[torch.dtype], LinearOperator]] = {
+    "Fourier 2D even": lambda dtype: Fourier((2, 4, 6), (1, 2)),
+    "Fourier 3D odd": lambda dtype: Fourier((3, 5, 1), (0, 1, 2)),
+    "Sampling": lambda dtype: Sampling(_mask((4, 3)), (2, 4, 3)),
+    "Coils": lambda dtype: Coils(normal((3, 1, 4, 5), dtype, 5)),
+    "Coils, one": lambda dtype: Coils(normal((1, 1, 3, 2), dtype, 5)),
+    "Sampling @ Fourier @ Coils": sense,
+    "adjoint of it": lambda dtype: sense(dtype).H,
+    "gram of it": lambda dtype: sense(dtype).gram,
+}
+"""Name -> makes the operator for a dtype; tiny shapes, even, odd and one."""
+
+
+def operator_classes() -> set[type[LinearOperator]]:
+    """Every operator class that any module of recon defines."""
+    for module in pkgutil.walk_packages(recon.__path__, "recon."):
+        importlib.import_module(module.name)
+    return set(_subclasses(LinearOperator))
+
+
+def covered_classes() -> set[type[LinearOperator]]:
+    """The classes that `ALL` makes, with the parts of chains."""
+    covered: set[type[LinearOperator]] = set()
+    todo = [make(torch.complex64) for make in ALL.values()]
+    while todo:
+        operator = todo.pop()
+        covered.add(type(operator))
+        todo += [part for part in vars(operator).values() if isinstance(part, LinearOperator)]
+    return covered
+
+
+def _subclasses(cls: type[LinearOperator]) -> Iterator[type[LinearOperator]]:
+    for sub in cls.__subclasses__():
+        if sub.__module__.startswith("recon"):
+            yield sub
+        yield from _subclasses(sub)
+
+
+def assert_adjoint(operator: LinearOperator, dtype: torch.dtype) -> None:
+    """<A x, y> = <x, A^H y>."""
+    x, y = normal(operator.domain, dtype, 1), normal(operator.range, dtype, 2)
+    left, right = torch.vdot(y.ravel(), operator(x).ravel()), torch.vdot(operator.adjoint(y).ravel(), x.ravel())
+    assert abs(left - right) <= TOLERANCE[dtype] * abs(left).clamp_min(1), f"{left} and {right}"
+
+
+def assert_linear(operator: LinearOperator, dtype: torch.dtype) -> None:
+    """A (a x + y) = a A x + A y."""
+    x, y, a = normal(operator.domain, dtype, 1), normal(operator.domain, dtype, 2), 0.3 - 1.7j
+    torch.testing.assert_close(operator(a * x + y), a * operator(x) + operator(y), rtol=0, atol=10 * TOLERANCE[dtype])
+
+
+def assert_gram(operator: LinearOperator, dtype: torch.dtype) -> None:
+    """The normal operator is A^H A."""
+    x = normal(operator.domain, dtype, 1)
+    both = operator.adjoint(operator(x))
+    torch.testing.assert_close(operator.gram(x), both, rtol=0, atol=10 * TOLERANCE[dtype] * float(both.abs().max() + 1))
+
+
+def assert_dense(operator: LinearOperator, dtype: torch.dtype) -> None:
+    """The matrix of A^H, column by column, is the conjugate transpose of that of A."""
+    forward, backward = dense(operator, dtype), dense(operator.H, dtype)
+    torch.testing.assert_close(backward, forward.mH.contiguous(), rtol=0, atol=TOLERANCE[dtype])
+
+
+def dense(operator: LinearOperator, dtype: torch.dtype) -> Tensor:
+    """Return the matrix of an operator, from its action on unit vectors."""
+    size = torch.Size(operator.domain).numel()
+    columns = [operator(unit.reshape(operator.domain)).ravel() for unit in torch.eye(size, dtype=dtype)]
+    return torch.stack(columns, dim=1)
