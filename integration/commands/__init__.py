@@ -1,0 +1,1 @@
+"""The sub-commands of ``isocenter``: one module each, with ``EXAMPLES``, ``configure`` and ``run``."""

@@ -1,0 +1,126 @@
+"""Reconstruct a raw data file with the same engine as the service, and write DICOM."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from acquisition.errors import ReconError
+from acquisition.items import Image, Readouts
+from acquisition.sources import RawFile, open_raw
+from acquisition.verdict import Level, Verdict
+from integration import router
+from integration.commands.arguments import add_changes, changes_of
+from integration.doors.request import AUTO
+from integration.export import FolderExporter
+from integration.protocol import Library, Protocol
+from integration.runner import Run
+from integration.volume import Volumes
+
+EXAMPLES = """
+  isocenter reconstruct raw.h5 -o dicom/
+  isocenter reconstruct raw.h5 -p mri_cartesian --set mri.grappa.kernel=2,5 -o dicom/ --npy volume.npy
+  isocenter reconstruct raw.h5 -o dicom/ --json | jq .verdicts
+"""
+
+_PROGRESS_S = 0.5
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("raw", type=Path, metavar="RAW", help="ISMRMRD/MRD file or recording")
+    parser.add_argument("-p", "--protocol", default=AUTO, help="protocol (default: chosen by the header)")
+    add_changes(parser)
+    parser.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="folder for the DICOM files")
+    parser.add_argument(
+        "--npy", type=Path, metavar="FILE", help="also write the magnitude as float32 (z, y, x), or (frame, z, y, x)"
+    )
+    parser.add_argument("--protocols", type=Path, action="append", default=[], metavar="DIR", help="more protocols")
+    parser.add_argument("--json", action="store_true", help="print what was done as one JSON object")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Reconstruct; return 0 when there are images."""
+    raw = open_raw(options.raw)
+    protocol = router.choose(Library(options.protocols), raw.scan, options.protocol)
+    protocol = protocol.with_changes(changes_of(options.set))
+    job = job_of(raw, protocol)
+    exporter = FolderExporter(options.out, raw.scan, job=job)
+    work, volumes, paths, seen = Run(raw.scan, protocol), Volumes(), list[str](), dict[Verdict, None]()
+    started = time.perf_counter()
+    for image in reconstructed(work, _watched(raw, quiet=options.json)):
+        receipt = exporter.send(image)
+        paths += map(str, receipt.paths)
+        seen |= dict.fromkeys((*image.verdicts, *receipt.verdicts))
+        if options.npy:
+            volumes.add(image)
+    seconds = time.perf_counter() - started
+    if not paths:
+        raise ReconError(
+            f"{options.raw}",
+            expected=f"images from protocol {protocol.name}",
+            got="none",
+            action="is it a noise or adjustment scan? `isocenter protocols explain RAW` tells what would fit",
+        )
+    report = {
+        "protocol": protocol.name,
+        "job": job,
+        "modality": raw.scan.modality,
+        **asdict(work.summary),
+        "dicom_dir": str(options.out),
+        "files": len(paths),
+        "seconds": round(seconds, 3),
+        "verdicts": [v.as_dict() for v in [*seen, *work.verdicts]],
+    }
+    if options.npy:
+        report["npy"] = volumes.write(options.npy)
+    _tell(report, [*seen, *work.verdicts], as_json=options.json)
+    return 0
+
+
+def reconstructed(work: Run, items: Iterable[object]) -> Iterator[Image]:
+    """Yield the images of a run from its items."""
+    work.open()
+    for item in items:
+        yield from work.feed(item)
+    yield from work.close()
+
+
+def job_of(raw: RawFile, protocol: Protocol) -> str:
+    """Return an identifier that the same file and the same protocol have again: the same UIDs, the same files."""
+    digest = hashlib.sha256(f"{raw.scan.uid}\n{raw.scan.header}\n{raw.path.stat().st_size}\n".encode())
+    digest.update("\n".join((protocol.name, *protocol.summary())).encode())
+    return f"offline-{digest.hexdigest()[:24]}"
+
+
+def _watched(raw: RawFile, *, quiet: bool) -> Iterator[object]:
+    """Yield the items; tell a person at a terminal how far it is."""
+    told, n = time.monotonic(), 0
+    show = not quiet and sys.stderr.isatty()
+    for item in raw.items():
+        yield item
+        n += len(item) if isinstance(item, Readouts) else 0
+        if show and time.monotonic() - told > _PROGRESS_S:
+            told = time.monotonic()
+            print(f"\r{n} readouts", end="", file=sys.stderr, flush=True)
+    if show:
+        print(f"\r{n} readouts", file=sys.stderr)
+
+
+def _tell(report: dict[str, object], verdicts: Iterable[Verdict], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(report))
+        return
+    images = ", ".join(f"{n} {name}" for name, n in report["images"].items())  # type: ignore[attr-defined]
+    print(f"{report['protocol']}: {report['readouts']} readouts -> {images} in {report['seconds']:.2f} s")
+    print(f"{report['files']} DICOM files in {report['dicom_dir']}")
+    for verdict in dict.fromkeys((v.level, v.check, v.advice) for v in verdicts if v.level is not Level.PASS):
+        print("{}  {}: {}".format(*verdict))
+    if "npy" in report:
+        print("volume {shape} in {file}".format(**report["npy"]))  # type: ignore[arg-type]

@@ -1,0 +1,69 @@
+"""Reconstruct what scanners send over MRD (ISMRMRD, TCP 9002), give the images back and deliver them to archives."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from integration.commands.settings_arguments import add_settings, settings_of
+from integration.delivery.spool import write_durably
+from integration.protocol import Library
+from integration.rooms import rooms
+from integration.service import Service
+from integration.settings import Settings
+
+EXAMPLES = """
+  isocenter serve --archive 127.0.0.1:4242:ORTHANC
+  isocenter serve --config /etc/isocenter.yaml --log-level INFO
+  isocenter serve --mrd-port 9010 --http-port 8090 --data /data/isocenter
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    add_settings(parser)
+    parser.add_argument(
+        "--ready-file", type=Path, metavar="FILE", help="JSON with pid and ports, written when scanners are heard"
+    )
+    parser.set_defaults(log_level="INFO")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serve until SIGTERM or SIGINT."""
+    settings = settings_of(options)
+    service = Service(settings.plan(), rooms(Library(settings.protocols)))
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    warm_up(settings)
+    service.start()
+    _announce(service, settings, options.ready_file)
+    service.run(stopping)
+    service.stop()
+    return 0
+
+
+def warm_up(settings: Settings) -> None:
+    """Import what the first scan would wait for, and set the number of threads."""
+    import torch
+
+    from integration.steps import STEPS, step_class
+
+    torch.set_num_threads(settings.threads)
+    for name in STEPS:
+        step_class(name)
+
+
+def _announce(service: Service, settings: Settings, ready_file: Path | None) -> None:
+    page = f", status page http://{settings.host}:{service.http_port}" if service.http_port else ""
+    archives = ", ".join(f"{d.ae_title} at {d.host}:{d.port}" for d in settings.destinations)
+    print(f"Isocenter hears scanners at {settings.host}:{service.mrd_port}{page}", file=sys.stderr)
+    print(f"images go to {archives or 'the spool only (no --archive)'}; data in {settings.data}", file=sys.stderr)
+    if ready_file is not None:
+        ready = {"pid": os.getpid(), "mrd_port": service.mrd_port, "http_port": service.http_port}
+        write_durably(ready_file, json.dumps(ready).encode())

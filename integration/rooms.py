@@ -1,0 +1,67 @@
+"""The service's rooms put together: router, runner, DICOM, spool and journal behind one door."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from acquisition.items import Image
+from acquisition.scan import Scan
+from acquisition.verdict import Level, Verdict
+from integration import router
+from integration.delivery.journal import Journal
+from integration.delivery.spool import Spool
+from integration.dicom.recover import recover
+from integration.doors.request import AUTO, Request
+from integration.export import SpoolExporter
+from integration.house import Export, Hooks
+from integration.protocol import Library
+from integration.runner import Run
+from integration.service import Plan, Rooms
+from integration.session import Prepared
+
+
+def rooms(library: Library) -> Rooms:
+    """Return what a service needs to reconstruct by `library` and to deliver as DICOM."""
+
+    def build(plan: Plan, journal: Journal, spool: Spool) -> Hooks:
+        names = [destination.name for destination in plan.destinations]
+        return Hooks(
+            prepare=lambda request, scan, job: prepare(library, request, scan),
+            exporter=_exporter(spool, journal, names),
+            adopt=lambda: recover(spool, journal, names),
+        )
+
+    return build
+
+
+def prepare(library: Library, request: Request, scan: Scan) -> Prepared:
+    """Choose and change the protocol that a client asks for.
+
+    Raises
+    ------
+    UnknownProtocolError
+        No protocol has this name.
+    ConfigError
+        It is for another modality, or a change of it is wrong.
+    """
+    protocol = router.choose(library, scan, request.protocol)
+    if request.changes:
+        protocol = protocol.with_changes(request.changes)
+    found = (_chosen(protocol.name),) if request.protocol == AUTO else ()
+    return Prepared(protocol.name, Run(scan, protocol), found)
+
+
+def _exporter(spool: Spool, journal: Journal, names: Sequence[str]) -> Callable[[Scan, str], Export]:
+    def make(scan: Scan, job: str) -> Export:
+        exporter = SpoolExporter(spool, journal, destinations=names, scan=scan, job=job)
+
+        def export(image: Image) -> Sequence[str]:
+            return exporter.send(image).sop_uids
+
+        return export
+
+    return make
+
+
+def _chosen(name: str) -> Verdict:
+    return Verdict(check="protocol.choice", level=Level.PASS, advice=f"The scan's header chose the protocol {name}.")

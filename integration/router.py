@@ -1,0 +1,143 @@
+"""Which protocol a scan gets, from its own header, and why. A protocol asked for by name is never replaced."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from acquisition.errors import ConfigError
+from acquisition.scan import Encoding, Scan
+from integration.doors.request import AUTO
+from integration.protocol import Library, Match, Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """What the router thought of one protocol."""
+
+    protocol: Protocol
+    """The protocol."""
+    reasons: tuple[str, ...]
+    """Criteria that hold, in words."""
+    objections: tuple[str, ...]
+    """Criteria that do not."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether every criterion holds."""
+        return not self.objections
+
+
+def explain(library: Library, scan: Scan) -> list[Candidate]:
+    """Return all protocols for the scan's modality, the best first: fitting, then by the number of criteria met."""
+    found = [_judge(protocol, scan) for protocol in library if protocol.modality == scan.modality]
+    return sorted(found, key=lambda c: (not c.fits, -len(c.reasons), c.protocol.name))
+
+
+def choose(library: Library, scan: Scan, name: str = AUTO) -> Protocol:
+    """Return the protocol `name`, or for ``auto`` the one whose criteria fit most closely.
+
+    Raises
+    ------
+    UnknownProtocolError
+        No protocol has this name.
+    ConfigError
+        It is for another modality; for ``auto``: none fits, or two fit equally well.
+    """
+    if name != AUTO:
+        protocol = library[name]
+        if protocol.modality != scan.modality:
+            raise ConfigError(f"protocol {name}", expected=f"a scan of modality {protocol.modality}", got=scan.modality)
+        return protocol
+    fitting = [c for c in explain(library, scan) if c.fits]
+    if not fitting:
+        raise ConfigError(
+            f"scan {scan.uid}: protocol {AUTO}",
+            expected="a scan that a protocol is made for",
+            got=_described(scan),
+            action="name a protocol; `isocenter protocols explain RAW` says what each one asks for",
+        )
+    if len(fitting) > 1 and len(fitting[0].reasons) == len(fitting[1].reasons):
+        raise ConfigError(
+            f"scan {scan.uid}: protocol {AUTO}",
+            expected="one protocol that fits best",
+            got=f"{fitting[0].protocol.name} and {fitting[1].protocol.name}, equally well",
+            action="name one, or make the criteria of one narrower",
+        )
+    return fitting[0].protocol
+
+
+def _judge(protocol: Protocol, scan: Scan) -> Candidate:
+    match = protocol.match
+    verdicts = [
+        (criterion(match, scan), f"{given} {_value(match, given)}: {says(scan)}")
+        for given, criterion, says in _CRITERIA
+        if getattr(match, given) != Match.model_fields[given].default
+    ]
+    return Candidate(
+        protocol=protocol,
+        reasons=(f"modality {scan.modality}", *(text for holds, text in verdicts if holds)),
+        objections=tuple(text for holds, text in verdicts if not holds),
+    )
+
+
+def _value(match: Match, name: str) -> str:
+    value = getattr(match, name)
+    return "/".join(value) if isinstance(value, tuple) else str(value)
+
+
+def _encoding(scan: Scan) -> Encoding | None:
+    return scan.mr.encodings[0] if scan.mr is not None and scan.mr.encodings else None
+
+
+def _trajectory(scan: Scan) -> str:
+    encoding = _encoding(scan)
+    return encoding.trajectory if encoding is not None else ""
+
+
+def _dimensions(scan: Scan) -> int:
+    encoding = _encoding(scan)
+    return 3 if encoding is not None and encoding.matrix[0] > 1 else 2
+
+
+def _count(scan: Scan, counter: str) -> int:
+    encoding = _encoding(scan)
+    return encoding.limit(counter).maximum + 1 if encoding is not None else 1
+
+
+def _sequence(scan: Scan) -> str:
+    return (scan.mr.sequence_type if scan.mr is not None else None) or ""
+
+
+def _found(pattern: str, text: str | None) -> bool:
+    return re.search(pattern, text or "", re.IGNORECASE) is not None
+
+
+_CRITERIA: tuple[tuple[str, Callable[[Match, Scan], bool], Callable[[Scan], str]], ...] = (
+    ("trajectory", lambda m, s: _trajectory(s) in m.trajectory, _trajectory),
+    ("dimensions", lambda m, s: _dimensions(s) == m.dimensions, lambda s: f"{_dimensions(s)}D"),
+    ("name", lambda m, s: _found(m.name, s.protocol_name), lambda s: s.protocol_name or "not given"),
+    ("sequence", lambda m, s: _found(m.sequence, _sequence(s)), lambda s: _sequence(s) or "not given"),
+    ("body_part", lambda m, s: _found(m.body_part, s.study.body_part), lambda s: s.study.body_part or "not given"),
+    ("min_contrasts", lambda m, s: _count(s, "contrast") >= m.min_contrasts, lambda s: f"{_count(s, 'contrast')}"),
+    (
+        "min_repetitions",
+        lambda m, s: _count(s, "repetition") >= m.min_repetitions,
+        lambda s: f"{_count(s, 'repetition')}",
+    ),
+    (
+        "parameter",
+        lambda m, s: s.user_parameters.get(m.parameter, 0) not in (0, 0.0, "", "0"),
+        lambda s: "vendor parameters",
+    ),
+    ("never", lambda m, s: not m.never, lambda s: "only by name"),
+)
+"""Name of the criterion, whether it holds, and what the scan says."""
+
+
+def _described(scan: Scan) -> str:
+    return (
+        f"{scan.modality}, {_trajectory(scan) or 'no'} trajectory, {_dimensions(scan)}D, "
+        f"protocol {scan.protocol_name or 'not named'}, sequence {_sequence(scan) or 'not named'}"
+    )

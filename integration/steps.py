@@ -1,0 +1,160 @@
+"""The Steps that a protocol may name, and their parameters.
+
+A row is ``name: "module:Class"``; the module is imported when a protocol uses the Step, never before. The class is a
+dataclass: its fields are the parameters, their types are checked, their docstrings are the help text.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import inspect
+import textwrap
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, Field, dataclass, fields
+from functools import cache
+from typing import Any, get_type_hints
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from acquisition.errors import ConfigError
+from acquisition.stream import Step
+
+STEPS: dict[str, str] = {
+    "mri.prewhiten": "acquisition.mri:Prewhiten",
+    "mri.readout": "recon.mri.readout:ReadoutTransform",
+    "mri.assemble": "recon.mri.assemble:Assemble",
+    "mri.grappa": "recon.mri.grappa:Grappa",
+    "mri.combine": "recon.mri.combine:Combine",
+    "mri.combine_rss": "recon.mri.combine:CombineRss",
+    "check.image": "recon.checks:CheckImage",
+}
+"""Where each Step lives."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """One parameter of a Step."""
+
+    name: str
+    """Its name."""
+    type: Any
+    """Its type."""
+    default: object
+    """Its value where a protocol is silent; MISSING where it must be given."""
+    doc: str
+    """What it means, with its unit."""
+
+    @property
+    def type_name(self) -> str:
+        """Return the type in words."""
+        return self.type.__name__ if inspect.isclass(self.type) else str(self.type).replace("typing.", "")
+
+
+def step_class(name: str, *, where: str = "protocol") -> type:
+    """Return the class behind a Step's name.
+
+    Raises
+    ------
+    ConfigError
+        No Step has this name.
+    """
+    if name not in STEPS:
+        raise ConfigError(f"{where}: step {name!r}", expected=one_of(name, STEPS), got=repr(name))
+    module, _, attribute = STEPS[name].partition(":")
+    found = getattr(importlib.import_module(module), attribute)
+    assert isinstance(found, type)
+    return found
+
+
+@cache
+def parameters(name: str) -> dict[str, Parameter]:
+    """Return the parameters of the Step `name`, in order."""
+    cls = step_class(name)
+    types, docs = get_type_hints(cls), _field_docs(cls)
+    return {
+        f.name: Parameter(name=f.name, type=types[f.name], default=_default(f), doc=docs.get(f.name, ""))
+        for f in fields(cls)
+        if f.init
+    }
+
+
+def make(name: str, values: Mapping[str, object], *, where: str = "protocol") -> Step:
+    """Make the Step `name` with its parameters checked.
+
+    Parameters
+    ----------
+    name
+        One of `STEPS`.
+    values
+        Parameters by name; text is read as YAML, so that ``"4, 5"`` is a pair.
+    where
+        Named in errors.
+
+    Raises
+    ------
+    ConfigError
+        The Step or a parameter is unknown, a value is of the wrong type or out of range, or one is missing.
+    """
+    cls, known = step_class(name, where=where), parameters(name)
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"{where}: {name}.{key}", expected=one_of(key, known), got=repr(key))
+    missing = [p.name for p in known.values() if p.default is MISSING and p.name not in values]
+    if missing:
+        raise ConfigError(f"{where}: {name}", expected=f"a value for {', '.join(missing)}", got="none")
+    step: Step = cls(**{key: _checked(known[key], value, f"{where}: {name}") for key, value in values.items()})
+    return step
+
+
+def one_of(got: str, known: Iterable[str]) -> str:
+    """Return the known names in words, the one most like `got` first."""
+    names = sorted(known)
+    close = difflib.get_close_matches(got, names, n=1)
+    listed = f"one of {', '.join(names)}" if names else "none"
+    return f"{listed} (did you mean {close[0]}?)" if close else listed
+
+
+def _checked(parameter: Parameter, value: object, where: str) -> object:
+    adapter: TypeAdapter[object] = TypeAdapter(parameter.type)
+    problem = ""
+    for candidate in _readings(value):
+        try:
+            return adapter.validate_python(candidate)
+        except ValidationError as error:
+            problem = problem or error.errors()[0]["msg"]
+    raise ConfigError(
+        f"{where}.{parameter.name}", expected=parameter.type_name, got=f"{value!r} ({problem})", action=parameter.doc
+    )
+
+
+def _readings(value: object) -> list[object]:
+    """Return what a value may mean: text from a command line or a console has no type of its own."""
+    if isinstance(value, bool) or not isinstance(value, str):
+        return [value]
+    try:
+        return [value, yaml.safe_load(value), yaml.safe_load(f"[{value}]")]
+    except yaml.YAMLError:
+        return [value]
+
+
+def _default(field: Field[Any]) -> object:
+    return field.default_factory() if field.default_factory is not MISSING else field.default
+
+
+def _field_docs(cls: type) -> dict[str, str]:
+    """Return the text under each field of a class."""
+    docs: dict[str, str] = {}
+    for base in reversed(cls.__mro__[:-1]):
+        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for field, text in zip(body.body, body.body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and _is_text(text):
+                docs[field.target.id] = " ".join(str(text.value.value).split())  # type: ignore[attr-defined]
+    return docs
+
+
+def _is_text(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
