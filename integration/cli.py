@@ -93,7 +93,7 @@ def _parser(name: str, command: Command) -> argparse.ArgumentParser:
     command.configure(parser)
     parser.add_argument(
         "--log-level",
-        default="WARNING",
+        default=getattr(command, "LOG_LEVEL", "WARNING"),
         choices=("DEBUG", "INFO", "WARNING", "ERROR"),
         help="how much is written to stderr (default: %(default)s)",
     )

@@ -9,8 +9,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
@@ -90,11 +90,14 @@ class Timeline:
         for d in deliveries:
             if d.sent_at is not None:
                 sent.setdefault(d.sop_uid, {})[d.destination] = d.sent_at + offset
-        for row in rows:
-            answers = [sent.get(uid, {}) for uid in row.sop_uids]
-            names = set.intersection(*map(set, answers)) if answers else set()
-            row.archived_s = {name: max(a[name] for a in answers) for name in sorted(names)}
-        return rows
+        return [replace(row, archived_s=_answered(row.sop_uids, sent)) for row in rows]
+
+
+def _answered(sop_uids: Iterable[str], sent: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Return by destination when the last of the objects was there; destinations that lack one are left out."""
+    answers = [sent.get(uid, {}) for uid in sop_uids]
+    names = set.intersection(*map(set, answers)) if answers else set()
+    return {name: max(answer[name] for answer in answers) for name in sorted(names)}
 
 
 def percentiles(values_ms: Sequence[float]) -> dict[str, float]:

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import signal
 import sys
 import threading
+from itertools import chain
 from pathlib import Path
 
+import torch
+
+from acquisition.sources.phantom.exam import MriExam
+from acquisition.sources.phantom.mri import Simulation
 from integration.commands.settings_arguments import add_settings, settings_of
 from integration.delivery.spool import write_durably
+from integration.export import series_of
 from integration.protocol import Library
 from integration.rooms import rooms
+from integration.runner import Run
 from integration.service import Service
 from integration.settings import Settings
 
@@ -23,6 +31,10 @@ EXAMPLES = """
   isocenter serve --mrd-port 9010 --http-port 8090 --data /data/isocenter
 """
 
+LOG_LEVEL = "INFO"
+WARM_UP = "mri_cartesian"
+"""Protocol of the virtual scan before the first real one."""
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
@@ -30,7 +42,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ready-file", type=Path, metavar="FILE", help="JSON with pid and ports, written when scanners are heard"
     )
-    parser.set_defaults(log_level="INFO")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -49,14 +60,16 @@ def run(options: argparse.Namespace) -> int:
 
 
 def warm_up(settings: Settings) -> None:
-    """Import what the first scan would wait for, and set the number of threads."""
-    import torch
-
-    from integration.steps import STEPS, step_class
-
+    """Set the number of threads, and put a small virtual scan through every room: no patient waits for an import."""
     torch.set_num_threads(settings.threads)
-    for name in STEPS:
-        step_class(name)
+    simulation = Simulation(MriExam(matrix=(1, 64, 64), n_coils=4, acceleration=2, n_acs=16, n_noise=4))
+    work = Run(simulation.scan, Library()[WARM_UP])
+    work.open()
+    series = series_of(simulation.scan, "warm-up")
+    for image in chain(chain.from_iterable(map(work.feed, simulation.readouts())), work.close()):
+        series.instances(image)
+    gc.collect()
+    gc.freeze()  # what is here now stays: the collector need not look at it during a scan
 
 
 def _announce(service: Service, settings: Settings, ready_file: Path | None) -> None:

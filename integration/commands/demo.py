@@ -1,0 +1,80 @@
+"""See it work: an archive, the service and a virtual scanner start here, an exam becomes DICOM before your eyes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from integration.cli import FAILED, OK
+from integration.demo import House, Outcome, house, mri_exam
+
+EXAMPLES = """
+  isocenter demo
+  isocenter demo --once --json
+  isocenter demo --speed 4 --data ./demo
+"""
+
+_STATIONS = {
+    "made": "pixels ready",
+    "wire": "back on the wire to the scanner",
+    "spool": "safe on disk",
+    "archive archive": "archive has answered",
+}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("--once", action="store_true", help="end after the exam, even at a terminal")
+    parser.add_argument("--json", action="store_true", help="print the outcome as one JSON object")
+    parser.add_argument("--speed", type=float, default=1.0, metavar="N", help="times the scanner's pace (default: 1)")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="folder to work in (default: a new one)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the exams; at a terminal, stay until Ctrl-C so that the status page can be looked at."""
+    folder = options.data or Path(tempfile.mkdtemp(prefix="isocenter-demo-"))
+    started = time.monotonic()
+
+    def tell(line: str) -> None:
+        print(f"{time.monotonic() - started:6.1f} s  {line}", file=sys.stderr, flush=True)
+
+    tell("starting archive and service")
+    with house(folder) as place:
+        tell(f"scanners are heard at 127.0.0.1:{place.mrd_port}, status page {place.page}")
+        outcomes = [mri_exam(place, speed=options.speed, tell=tell)]
+        _show(outcomes, as_json=options.json)
+        if not options.once and not options.json and sys.stdout.isatty():
+            _stay(place)
+    return FAILED if any(outcome.troubles for outcome in outcomes) else OK
+
+
+def _show(outcomes: list[Outcome], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"exams": [asdict(outcome) for outcome in outcomes]}), flush=True)
+        return
+    for outcome in outcomes:
+        print(f"\n{outcome.modality} {outcome.series}: {outcome.images} images in the archive")
+        print(f"  {'after the last readout of the image':<38}{'median':>10}{'p99':>10}")
+        for station, text in _STATIONS.items():
+            if values := outcome.latency_ms.get(station):
+                print(f"  {text:<38}{values['p50']:>7.0f} ms{values['p99']:>7.0f} ms")
+        for verdict in outcome.verdicts:
+            if verdict["level"] != "PASS":
+                print(f"  {verdict['level']} {verdict['check']}: {verdict['advice']}")
+        for trouble in outcome.troubles:
+            print(f"  trouble: {trouble}")
+        print(f"  DICOM files: {outcome.dicom_dir}")
+
+
+def _stay(place: House) -> None:
+    print(f"\nThe service goes on: {place.page}  (Ctrl-C ends it)", flush=True)
+    try:
+        while True:
+            time.sleep(1)
+    except KeyboardInterrupt:
+        print()
