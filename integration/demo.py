@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from typing import Any
 from acquisition.errors import SetupError
 from acquisition.sources.phantom.exam import MriExam, demo_exam
 from acquisition.sources.phantom.mri import Simulation
-from acquisition.sources.phantom.pace import prefetched
 from integration.doors.mrd_client import Answer, Arrival, MrdClient
 from integration.doors.request import AUTO
 
@@ -136,15 +135,13 @@ def mri_exam(
         Told one line for each thing that happens.
     """
     simulation = Simulation(exam or demo_exam())
-    simulation.prepare()
-    scan, n = simulation.scan, len(simulation.head)
+    tell("the virtual scanner measures a head")
+    readouts = list(simulation.readouts())  # all before the first is sent: the scanner must not be what is slow
+    scan, n = simulation.scan, len(readouts)
     seconds = n * simulation.exam.tr_s / speed
     tell(f"{scan.protocol_name}: {n} readouts of {scan.equipment.n_coils} coils, {seconds:.0f} s")
     before = {row["job"] for row in place.ask("exams")["exams"]}
-    with (
-        MrdClient("127.0.0.1", place.mrd_port, on_event=lambda event: tell(_line(event))) as client,
-        closing(prefetched(simulation.readouts())) as readouts,
-    ):
+    with MrdClient("127.0.0.1", place.mrd_port, on_event=lambda event: tell(_line(event))) as client:
         answer = client.send(scan, readouts, config=AUTO, speed=speed)
     jobs = [row["job"] for row in place.ask("exams")["exams"] if row["job"] not in before]
     return _outcome(place, answer, jobs[0] if jobs else "", scan.protocol_name or "")
