@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # on few cores BLAS threads wait for each other longer than they work
+
 import pytest
 
 pytest_plugins = ["tests.peers"]
