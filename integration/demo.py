@@ -148,7 +148,7 @@ def mri_exam(
 
 
 def _outcome(place: House, answer: Answer, job: str, series: str) -> Outcome:
-    row: Any = _delivered(place, job) if job else {"deliveries": [], "verdicts": [], "latency_ms": {}, "images": 0}
+    row: Any = delivered(place, job) if job else {"deliveries": [], "verdicts": [], "latency_ms": {}, "images": 0}
     uids = {d["sop_uid"] for d in row["deliveries"] if d["state"] in ("SENT", "COMMITTED")}
     folders = {path.parent for path in place.archive.rglob("*.dcm") if path.stem in uids}
     lost = len({d["sop_uid"] for d in row["deliveries"]}) - len(uids)
@@ -166,7 +166,7 @@ def _outcome(place: House, answer: Answer, job: str, series: str) -> Outcome:
     )
 
 
-def _delivered(place: House, job: str) -> Any:
+def delivered(place: House, job: str) -> Any:
     """Wait until every image of a job is at its destination, or will not be."""
     deadline = time.monotonic() + _DELIVERY_S
     while True:

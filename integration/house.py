@@ -43,6 +43,8 @@ class Hooks:
     """Makes the exporter of a job."""
     adopt: Callable[[], object] = lambda: None
     """Queues what lies in the spool although nobody knows it; called once, after the replays."""
+    expected: Callable[[], None] = lambda: None
+    """Told that a scan has begun, so that there will be something to deliver."""
     exported: Callable[[], None] = lambda: None
     """Told that there is something to deliver."""
 
@@ -168,6 +170,7 @@ class House:
         """Raise StorageFullError unless there is room for `scan`."""
         if job != self._replaying:
             self.recorder.admit(job, expected_bytes(scan))
+            self.hooks.expected()
 
     def prepare(self, request: Request, scan: Scan, job: str) -> Prepared:
         """Choose the reconstruction."""

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
@@ -189,13 +189,17 @@ class Service:
 
 
 def _waking(hooks: Hooks, sender: SenderProcess) -> Hooks:
-    """Return the hooks with the sender woken after each export."""
+    """Return the hooks with the sender told of each scan that begins and woken after each export."""
+
+    def expected() -> None:
+        hooks.expected()
+        sender.expect()
 
     def exported() -> None:
         hooks.exported()
         sender.wake()
 
-    return Hooks(prepare=hooks.prepare, exporter=hooks.exporter, adopt=hooks.adopt, exported=exported)
+    return replace(hooks, expected=expected, exported=exported)
 
 
 def _claim(path: Path) -> IO[str]:

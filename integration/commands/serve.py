@@ -24,6 +24,7 @@ from integration.rooms import rooms
 from integration.runner import Run
 from integration.service import Service
 from integration.settings import Settings
+from kernels.memory import keep_memory
 
 EXAMPLES = """
   isocenter serve --archive 127.0.0.1:4242:ORTHANC
@@ -47,6 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT."""
     settings = settings_of(options)
+    keep_memory()
     service = Service(settings.plan(), rooms(Library(settings.protocols)))
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

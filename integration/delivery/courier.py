@@ -62,7 +62,7 @@ class Courier:
     ) -> None:
         self.destination, self.journal, self.connect = destination, journal, connect
         self.breaker, self.stopping = Breaker(destination), threading.Event()
-        self.crowded_until = 0.0
+        self.crowded_until = self.expecting_until = 0.0
         self._on_committed = on_committed
         stores = [_StoreWorker(self) for _ in range(destination.associations)]
         self._workers: list[_Worker] = [*stores, _CommitWorker(self)]
@@ -76,6 +76,11 @@ class Courier:
         """Say that there may be work."""
         for worker in self._workers:
             worker.awake.set()
+
+    def expect(self) -> None:
+        """Say that images will come soon: have an association open by then."""
+        self.expecting_until = time.monotonic() + _IDLE_S
+        self.wake()
 
     def stop(self, timeout_s: float) -> None:
         """Finish the image in hand, part from the archive, end."""
@@ -219,12 +224,15 @@ class _StoreWorker(_Worker):
         """Have an open association before images are claimed: another worker may take them meanwhile."""
         if self.link is not None and self.link.alive:
             return True
-        if time.monotonic() < self.paused_until or not self.courier.journal.due(self.courier.destination.name):
+        now, courier = time.monotonic(), self.courier
+        if now < self.paused_until:
+            return False
+        if now > courier.expecting_until and not courier.journal.due(courier.destination.name):
             return False
         try:
             self.open()
         except UnreachableError as error:
-            self.courier.refused(self, error)
+            courier.refused(self, error)
         return self.link is not None
 
     def _probe(self) -> bool:

@@ -23,7 +23,7 @@ LOG = logging.getLogger(__name__)
 
 MODULE = "integration.dicom.send"
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S, _HEALTHY_S = 0.1, 5.0, 10.0
-_WAKE, _PROBE = b"w", b"p"
+_WAKE, _PROBE, _EXPECT = b"w", b"p", b"e"
 
 
 class SenderProcess:
@@ -70,6 +70,10 @@ class SenderProcess:
     def wake(self) -> None:
         """Say that images were queued; takes microseconds, never waits."""
         self._write(_WAKE)
+
+    def expect(self) -> None:
+        """Say that a scan has begun: its first image shall find an open association."""
+        self._write(_EXPECT)
 
     def probe(self) -> None:
         """Ask for another try at destinations that are down, now (after `Journal.resend`, say)."""

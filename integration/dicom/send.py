@@ -79,6 +79,11 @@ class Sender:
             courier.breaker.probe_soon()
         self.wake()
 
+    def expect(self) -> None:
+        """Say that images will come soon."""
+        for courier in self.couriers.values():
+            courier.expect()
+
     def settle(self, report: CommitmentReport) -> None:
         """Take a storage commitment report that came in at our door."""
         rows = self.journal.of_transaction(report.transaction_uid)
@@ -184,6 +189,8 @@ def _attend(sender: Sender, wake_fd: int | None, stopping: threading.Event) -> N
                 return
             if b"p" in message:
                 sender.probe()
+            if b"e" in message:
+                sender.expect()
             sender.wake()
         if wake_fd is not None and os.getppid() != parent:
             LOG.warning("the service is gone")

@@ -78,6 +78,20 @@ def test_associations_stay_open_between_images(box: Box, archive: FakeArchive, s
     assert not any(link.open for link in archive.links)
 
 
+def test_an_association_is_open_before_the_first_image_when_a_scan_is_announced(
+    box: Box, archive: FakeArchive, start: Start
+) -> None:
+    courier = start(archive)
+    assert archive.opened == 0
+    courier.expect()
+    until(lambda: archive.opened >= 1)
+    opened = archive.opened
+    box.put([0], ["pacs"])
+    courier.wake()
+    until(lambda: box.counts("pacs") == {"COMMITTED": 1})
+    assert archive.opened <= max(opened, 2)
+
+
 def test_a_dead_destination_blocks_no_other(box: Box, archive: FakeArchive, start: Start) -> None:
     dead = FakeArchive()
     dead.up = False
