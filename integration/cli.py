@@ -75,12 +75,15 @@ def _guarded(name: str, command: Command, rest: Sequence[str]) -> int:
     except IsocenterError as error:
         print(f"isocenter {name}: {error}", file=sys.stderr)
         return WRONG if isinstance(error, ConfigError) else FAILED
-    except KeyboardInterrupt:
-        print(f"isocenter {name}: interrupted", file=sys.stderr)
-        return INTERRUPTED
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except OSError as error:  # a file or folder that cannot be written, say
+        print(f"isocenter {name}: {error}. Choose another place, or make this one writable", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print(f"isocenter {name}: interrupted", file=sys.stderr)
+        return INTERRUPTED
 
 
 def _parser(name: str, command: Command) -> argparse.ArgumentParser:

@@ -14,12 +14,15 @@ from importlib import metadata
 import torch
 
 from acquisition.errors import IsocenterError
-from integration.dicom.echo import echo
+from integration.delivery.destination import Destination
+from integration.delivery.link import TransientError, UnreachableError
+from integration.dicom.scu import connect
 from integration.names import clashes
 from integration.protocol import Library
 from integration.settings import GIB, Settings
 
 _RECOMMENDED_GIB = 16
+_ECHO_S = 5.0
 
 
 class Health(StrEnum):
@@ -129,6 +132,19 @@ def _archives(settings: Settings) -> Iterator[Finding]:
     for destination in settings.destinations:
         name = f"archive {destination.name}"
         address = f"{destination.ae_title} at {destination.host}:{destination.port}"
-        problem = echo(destination) if destination.enabled else "disabled"
+        problem = _echo(destination) if destination.enabled else "is disabled"
         health = Health.OK if not problem else Health.FAULT if destination.enabled else Health.NOTE
         yield Finding(name, health, f"{address} {problem or 'answers'}")
+
+
+def _echo(destination: Destination) -> str:
+    """Ask an archive whether it is there; return what is wrong."""
+    try:
+        link = connect(destination.model_copy(update={"timeout_s": min(destination.timeout_s, _ECHO_S)}))
+        try:
+            link.echo()
+        finally:
+            link.close()
+    except (UnreachableError, TransientError) as error:
+        return f"does not answer: {error}"
+    return ""
