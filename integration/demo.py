@@ -77,14 +77,14 @@ def house(folder: Path) -> Iterator[House]:
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         module = ["integration.dicom.archive", "--dir", str(folder / "archive"), "--port", "0", "--exit-with-parent"]
-        port = stack.enter_context(_process(folder, "archive", module))["port"]
+        port = stack.enter_context(running(folder, "archive", module))["port"]
         module = ["integration", "serve", "--mrd-port", "0", "--http-port", "0", "--data", str(folder / "service")]
-        ready = stack.enter_context(_process(folder, "service", [*module, "--archive", f"127.0.0.1:{port}:{ARCHIVE}"]))
+        ready = stack.enter_context(running(folder, "service", [*module, "--archive", f"127.0.0.1:{port}:{ARCHIVE}"]))
         yield House(mrd_port=ready["mrd_port"], http_port=ready["http_port"], archive=folder / "archive")
 
 
 @contextmanager
-def _process(folder: Path, name: str, module: Sequence[str]) -> Iterator[dict[str, int]]:
+def running(folder: Path, name: str, module: Sequence[str]) -> Iterator[dict[str, int]]:
     """Run ``python -m MODULE`` until the end; give what it wrote when it was ready."""
     ready, log = folder / f"{name}.ready", folder / f"{name}.log"
     ready.unlink(missing_ok=True)

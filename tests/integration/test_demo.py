@@ -1,0 +1,46 @@
+"""The demonstration as a newcomer starts it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pydicom
+import pytest
+
+from acquisition.errors import SetupError
+from acquisition.sources.phantom.exam import MriExam
+from integration import demo
+from tests.conftest import ROOT
+
+
+def test_it_runs_once_and_prints_one_json_object(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "integration", "demo", "--once", "--json", "--speed", "10"]
+    done = subprocess.run([*command, "--data", str(tmp_path)], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert done.returncode == 0, done.stderr
+    (exam,) = json.loads(done.stdout)["exams"]
+    assert {"modality", "series", "images", "latency_ms", "verdicts", "dicom_dir"} <= set(exam)
+    assert (exam["modality"], exam["series"], exam["images"]) == ("MR", "brain_gre_ax_R2", 20)
+    files = sorted(Path(exam["dicom_dir"]).glob("*.dcm"))
+    assert len(files) == 20
+    assert {pydicom.dcmread(f).Rows for f in files} == {256}
+    assert {"made", "wire", "spool", "archive archive"} <= set(exam["latency_ms"])
+    assert {v["level"] for v in exam["verdicts"]} == {"PASS"}
+    assert "slice 19 is back at the scanner" in done.stderr
+
+
+def test_what_goes_wrong_is_in_the_outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "_DELIVERY_S", 1.0)
+    monkeypatch.setattr(demo, "AUTO", "no_such_protocol")
+    with demo.house(tmp_path) as place:
+        outcome = demo.mri_exam(place, exam=MriExam(matrix=(1, 32, 32), n_coils=2), speed=100)
+    assert outcome.images == 0
+    assert any("no_such_protocol" in trouble for trouble in outcome.troubles)
+
+
+def test_a_process_that_does_not_start_is_named_with_its_last_words(tmp_path: Path) -> None:
+    (tmp_path / "archive").write_text("a file where a folder should be")
+    with pytest.raises(SetupError, match=r"archive: expected to be ready.*archive\.log"), demo.house(tmp_path):
+        pass
