@@ -131,6 +131,12 @@ class Grid:
         z_dir, y_dir, x_dir = directions
         return replace(self, origin_mm=self.world(first), x_dir=x_dir, y_dir=y_dir, z_dir=z_dir)
 
+    def rolled(self) -> Grid:
+        """Return the grid of the same voxels with axes (z, y, x) renamed (x, z, y): data ``permute(2, 0, 1)``."""
+        (nz, ny, nx), (dz, dy, dx) = self.shape, self.spacing_mm
+        turned = {"x_dir": self.y_dir, "y_dir": self.z_dir, "z_dir": self.x_dir}
+        return replace(self, shape=(nx, nz, ny), spacing_mm=(dx, dz, dy), thickness_mm=dx, **turned)
+
     def transposed(self) -> Grid:
         """Return the grid that fits the array after its y and x axes are exchanged."""
         (nz, ny, nx), (dz, dy, dx) = self.shape, self.spacing_mm

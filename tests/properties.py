@@ -17,6 +17,7 @@ import recon
 from recon.coils import Coils
 from recon.fourier import Fourier, Sampling
 from recon.linop import LinearOperator
+from recon.mri.model import CartesianSense
 
 Shape = tuple[int, ...]
 TOLERANCE = {torch.complex128: 1e-10, torch.complex64: 1e-5}
@@ -42,6 +43,8 @@ ALL: dict[str, Callable[[torch.dtype], LinearOperator]] = {
     "Sampling": lambda dtype: Sampling(_mask((4, 3)), (2, 4, 3)),
     "Coils": lambda dtype: Coils(normal((3, 1, 4, 5), dtype, 5)),
     "Coils, one": lambda dtype: Coils(normal((1, 1, 3, 2), dtype, 5)),
+    "CartesianSense, a slice": lambda dtype: CartesianSense(normal((1, 3, 2, 5), dtype, 5), _mask((1, 5)), (-1,)),
+    "CartesianSense, two sets": lambda dtype: CartesianSense(normal((2, 2, 4, 3), dtype, 5), _mask((4, 3)), (-2, -1)),
     "Sampling @ Fourier @ Coils": sense,
     "adjoint of it": lambda dtype: sense(dtype).H,
     "gram of it": lambda dtype: sense(dtype).gram,

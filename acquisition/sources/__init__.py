@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from acquisition.errors import FileFormatError
+from acquisition.sources.cfl import is_cfl, read_cfl
 from acquisition.sources.mrd_file import HDF5_MAGIC
 from acquisition.sources.mrd_hdf5 import read_hdf5
 from acquisition.sources.mrd_raw import RawFile, RawItem, reading
@@ -85,6 +86,8 @@ def open_raw(path: Path | str) -> RawFile:
         Its header is not usable.
     """
     path = Path(path)
+    if is_cfl(path):
+        return read_cfl(path)
     with reading(path, "file"), path.open("rb") as file:
         first = file.read(1024)
     for kind in FORMATS:

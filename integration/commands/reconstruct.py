@@ -22,6 +22,7 @@ from integration.export import FolderExporter
 from integration.protocol import Library, Protocol
 from integration.runner import Run
 from integration.volume import Volumes
+from kernels.memory import keep_memory
 
 EXAMPLES = """
   isocenter reconstruct raw.h5 -o dicom/
@@ -47,6 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Reconstruct; return 0 when there are images."""
+    keep_memory()
     raw = open_raw(options.raw)
     protocol = router.choose(Library(options.protocols), raw.scan, options.protocol)
     protocol = protocol.with_changes(changes_of(options.set))

@@ -16,7 +16,7 @@ from acquisition.verdict import Level, Verdict
 from recon.mri.buffers import FrameBuffer, Pool
 from recon.mri.complete import frame_verdicts, is_complete
 from recon.mri.items import Calibration, Frame, FrameKey
-from recon.mri.pattern import as_ranges, central_run
+from recon.mri.pattern import as_ranges, central_region, central_run
 from recon.mri.space import Space, spaces
 
 logger = logging.getLogger(__name__)
@@ -27,6 +27,7 @@ _MAX_AVERAGES = 1024  # of a header that does not say how many
 _MIN_CALIBRATION = 4  # lines; fewer say nothing about the coils
 _MAX_CALIBRATION = 64  # lines around the centre; more cost time and add nothing
 _MAP_LINES = 32  # lines that coil maps are made of when everything is measured
+SAMPLINGS = ("regular", "any")
 _OPTIONAL = ("slice", "contrast", "phase", "repetition", "set", "average")
 
 
@@ -46,8 +47,12 @@ class Assemble:
 
     max_gib: float = 8.0
     """Memory that all frames of a scan together may take [GiB]."""
+    sampling: str = "regular"
+    """``regular``: every R-th line is expected and what is missing is told; ``any``: the lines are as they come."""
 
     def __post_init__(self) -> None:
+        if self.sampling not in SAMPLINGS:
+            raise ConfigError("mri.assemble sampling", expected=" or ".join(SAMPLINGS), got=repr(self.sampling))
         if not 0 < self.max_gib <= 1024:
             raise ConfigError("mri.assemble max_gib", expected="a number above 0", got=str(self.max_gib))
 
@@ -213,7 +218,7 @@ class Assemble:
             yield from self._reference_items(key)
             yield from self._calibration(frame, space)
             self._done.add(key)
-            verdicts = frame_verdicts(frame, space)
+            verdicts = frame_verdicts(frame, space) if self.sampling == "regular" else ()
             logger.info("scan %s: frame %s, %d lines", self._uid, tuple(key), int(np.count_nonzero(frame.counts)))
             kspace = frame.mean()
             yield Frame(
@@ -276,13 +281,11 @@ def _in_range(where: str, value: int, first: int, last: int) -> None:
 
 def _region(frame: FrameBuffer, space: Space) -> tuple[slice, slice]:
     """Return the fully sampled middle of a frame as slices of (k2, k1)."""
-    measured = frame.counts > 0
-    k2, k1 = space.z.encoded // 2, space.y.encoded // 2
-    first, last = central_run(measured[k2], k1)
-    first, last = max(first, k1 - _MAX_CALIBRATION // 2), min(last, k1 + _MAX_CALIBRATION // 2)
-    low, high = central_run(np.asarray(measured[:, first:last].all(axis=1)), k2)
-    low, high = max(low, k2 - _MAX_CALIBRATION // 4), min(high, k2 + _MAX_CALIBRATION // 4)
-    return slice(low, high), slice(first, last)
+    region = central_region(frame.counts > 0)
+    return tuple(  # type: ignore[return-value]
+        slice(max(part.start, n // 2 - limit // 2), min(part.stop, n // 2 + limit // 2))
+        for part, n, limit in zip(region, frame.counts.shape, (_MAX_CALIBRATION // 2, _MAX_CALIBRATION), strict=True)
+    )
 
 
 def _cut(frame: FrameBuffer, region: tuple[slice, slice], *, separate: bool) -> Calibration:

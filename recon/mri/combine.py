@@ -74,13 +74,16 @@ class _ToImage:
 
     def _image(self, frame: Frame) -> Image:
         space = self._spaces[frame.key.encoding]
-        combined = self._combined(frame, self._coil_images(frame.kspace, space))
+        images = self._coil_images(frame.kspace, space)
+        combined = _united(images) if frame.combined else self._combined(frame, images)
         frame.release()
         grid, verdicts = grid_of(frame.head, space, self._patient_position)
-        whitened = self._noise is not None and self._noise.whitened
+        if space.is_3d and space.x.recon == 1:  # one readout sample: a slice across the readout
+            combined, grid = combined.permute(2, 0, 1), grid.rolled()
+        whitened = self._noise is not None and self._noise.whitened and not frame.combined
         if whitened and self.kind != "phase":
             combined = combined / noise_std(frame, space)
-        notes = {**frame.notes, "combination": self.method, **self._noise_notes(frame)}
+        notes = {"combination": self.method, **frame.notes, **self._noise_notes(frame)}
         head = frame.head
         return Image(
             data=_component(combined, self.kind).cpu().numpy(),
@@ -196,6 +199,11 @@ class CombineRss(_ToImage):
 
     def _combined(self, frame: Frame, images: Tensor) -> Tensor:
         return kernel("rss")(images)
+
+
+def _united(images: Tensor) -> Tensor:
+    """Return the image of a frame whose coils are combined; several sets of maps share their power."""
+    return images[0] if len(images) == 1 else kernel("rss")(images)
 
 
 def noise_std(frame: Frame, space: Space) -> float:

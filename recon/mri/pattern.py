@@ -79,6 +79,20 @@ def central_run(measured: NDArray[np.bool_], centre: int) -> tuple[int, int]:
     return int(before[-1]) + 1 if before.size else 0, int(after[0]) if after.size else len(measured)
 
 
+def central_region(measured: NDArray[np.bool_]) -> tuple[slice, slice]:
+    """Return the largest fully measured rectangle around the centre of `measured` (k2, k1), the squarest first."""
+    k2, k1 = measured.shape[0] // 2, measured.shape[1] // 2
+    first, last = central_run(measured[k2], k1)
+    best, size = (slice(k2, k2), slice(k1, k1)), (0, 0)
+    for width in range(max(k1 - first, last - k1), 0, -1):
+        columns = slice(max(first, k1 - width), min(last, k1 + width))
+        low, high = central_run(np.asarray(measured[:, columns].all(axis=1)), k2)
+        n, m = high - low, columns.stop - columns.start
+        if (min(n, m), n * m) > size:
+            best, size = (slice(low, high), columns), (min(n, m), n * m)
+    return best
+
+
 def as_ranges(indices: NDArray[np.intp]) -> str:
     """Write sorted line numbers in words: ``3, 7-9``."""
     if indices.size == 0:
