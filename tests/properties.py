@@ -10,6 +10,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from recon.coils import Coils
 from recon.fourier import Fourier, Sampling
 from recon.linop import LinearOperator
 from recon.mri.model import CartesianSense
+from recon.nufft import Nufft
 
 Shape = tuple[int, ...]
 TOLERANCE = {torch.complex128: 1e-10, torch.complex64: 1e-5}
@@ -29,6 +31,10 @@ def normal(shape: Shape, dtype: torch.dtype, seed: int = 0) -> Tensor:
 
 def _mask(shape: Shape) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(3)) > 0.4
+
+
+def spokes(dims: int) -> np.ndarray:
+    return np.random.default_rng(2).uniform(-2, 2, (11, dims)).astype(np.float32)
 
 
 def sense(dtype: torch.dtype) -> LinearOperator:
@@ -45,6 +51,8 @@ ALL: dict[str, Callable[[torch.dtype], LinearOperator]] = {
     "Coils, one": lambda dtype: Coils(normal((1, 1, 3, 2), dtype, 5)),
     "CartesianSense, a slice": lambda dtype: CartesianSense(normal((1, 3, 2, 5), dtype, 5), _mask((1, 5)), (-1,)),
     "CartesianSense, two sets": lambda dtype: CartesianSense(normal((2, 2, 4, 3), dtype, 5), _mask((4, 3)), (-2, -1)),
+    "Nufft 2D": lambda dtype: Nufft(spokes(2), (6, 5), n_coils=2, dtype=dtype),
+    "Nufft 3D, one coil": lambda dtype: Nufft(spokes(3), (4, 6, 5), dtype=dtype),
     "Sampling @ Fourier @ Coils": sense,
     "adjoint of it": lambda dtype: sense(dtype).H,
     "gram of it": lambda dtype: sense(dtype).gram,
