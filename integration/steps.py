@@ -25,6 +25,7 @@ from acquisition.stream import Step
 STEPS: dict[str, str] = {
     "mri.prewhiten": "acquisition.mri:Prewhiten",
     "mri.readout": "recon.mri.readout:ReadoutTransform",
+    "mri.epi_readout": "recon.mri.epi:EpiReadout",
     "mri.assemble": "recon.mri.assemble:Assemble",
     "mri.grappa": "recon.mri.grappa:Grappa",
     "mri.cg_sense": "recon.mri.iterative:CgSense",
@@ -36,6 +37,7 @@ STEPS: dict[str, str] = {
     "mri.nufft_sense": "recon.mri.noncartesian:NufftSense",
     "mri.combine": "recon.mri.combine:Combine",
     "mri.combine_rss": "recon.mri.combine:CombineRss",
+    "check.ghost": "recon.mri.epi:CheckGhost",
     "check.image": "recon.checks:CheckImage",
 }
 """Where each Step lives."""

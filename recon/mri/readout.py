@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from acquisition.errors import DataError
+from acquisition.errors import DataError, HeaderError
 from acquisition.items import NOT_IMAGING, Flag, Item, Readouts
 from acquisition.scan import Scan
 from acquisition.verdict import Level, Verdict
 from kernels.registry import kernel
-from recon.mri.space import Space, spaces
+from recon.mri.space import CARTESIAN, Space, spaces
 
 _SHAPE = ["encoding", "center_sample", "discard_pre", "discard_post"]
 
@@ -29,8 +29,22 @@ class ReadoutTransform:
     """
 
     def open(self, scan: Scan) -> None:
-        """Plan the sizes and run the transform once."""
+        """Plan the sizes and run the transform once.
+
+        Raises
+        ------
+        HeaderError
+            The trajectory is echo-planar: its two directions would make a ghost.
+        """
         self._spaces = spaces(scan)
+        for i, space in enumerate(self._spaces):
+            if space.encoding.trajectory != CARTESIAN:
+                raise HeaderError(
+                    f"header encoding {i} trajectory",
+                    expected=CARTESIAN,
+                    got=space.encoding.trajectory,
+                    action="choose a protocol with mri.epi_readout",
+                )
         self._buffer = torch.empty((0, 0, 0), dtype=torch.complex64)
         self._ifft = kernel("centred_ifft", "cpu")
         self._guessed = 0

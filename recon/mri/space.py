@@ -14,7 +14,7 @@ from acquisition.errors import HeaderError
 from acquisition.scan import Encoding, Limits, Scan
 from acquisition.verdict import Level, Verdict
 
-CARTESIAN = "cartesian"
+CARTESIAN, EPI = "cartesian", "epi"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,10 +85,10 @@ def spaces(scan: Scan) -> tuple[Space, ...]:
 
 
 def _space(encoding: Encoding, where: str) -> Space:
-    if encoding.trajectory != CARTESIAN:
+    if encoding.trajectory not in (CARTESIAN, EPI):
         raise HeaderError(
             f"{where} trajectory",
-            expected=CARTESIAN,
+            expected=f"{CARTESIAN} or {EPI}",
             got=encoding.trajectory,
             action="choose a protocol made for this trajectory",
         )

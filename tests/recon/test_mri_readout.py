@@ -176,8 +176,8 @@ def test_what_is_transformed_already_passes() -> None:
 @pytest.mark.parametrize(
     ("scan", "match"),
     [
-        (header(trajectory="radial"), "trajectory: expected cartesian, got radial"),
-        (header(trajectory="epi"), "choose a protocol made for this trajectory"),
+        (header(trajectory="radial"), "trajectory: expected cartesian or epi, got radial"),
+        (header(trajectory="epi"), r"choose a protocol with mri\.epi_readout"),
         (header(encoded=0), "x: expected positive matrix and field of view"),
         (header(fov=0.0), "positive matrix and field of view"),
         (header(recon_fov=float("nan")), "positive matrix and field of view"),
