@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from acquisition.errors import ConfigError
 from acquisition.scan import Encoding, Scan
 from integration.doors.request import AUTO
-from integration.protocol import Library, Match, Protocol
+from integration.protocol import SHIPPED, Library, Match, Protocol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +22,10 @@ class Candidate:
     """Criteria that hold, in words."""
     objections: tuple[str, ...]
     """Criteria that do not."""
+    weight: int = 0
+    """How much the criteria say: the scanner's own name for the scan more than its sequence, that more than sizes."""
+    shipped: bool = True
+    """False for a site's own protocol, which goes first among equals."""
 
     @property
     def fits(self) -> bool:
@@ -30,9 +34,9 @@ class Candidate:
 
 
 def explain(library: Library, scan: Scan) -> list[Candidate]:
-    """Return all protocols for the scan's modality, the best first: fitting, then by the number of criteria met."""
-    found = [_judge(protocol, scan) for protocol in library if protocol.modality == scan.modality]
-    return sorted(found, key=lambda c: (not c.fits, -len(c.reasons), c.protocol.name))
+    """Return all protocols for the scan's modality, the best first: fitting, then by the weight of the criteria."""
+    found = [_judge(protocol, scan, library) for protocol in library if protocol.modality == scan.modality]
+    return sorted(found, key=lambda c: (not c.fits, -c.weight, c.shipped, c.protocol.name))
 
 
 def choose(library: Library, scan: Scan, name: str = AUTO) -> Protocol:
@@ -58,7 +62,7 @@ def choose(library: Library, scan: Scan, name: str = AUTO) -> Protocol:
             got=_described(scan),
             action="name a protocol; `isocenter protocols explain RAW` says what each one asks for",
         )
-    if len(fitting) > 1 and len(fitting[0].reasons) == len(fitting[1].reasons):
+    if len(fitting) > 1 and (fitting[0].weight, fitting[0].shipped) == (fitting[1].weight, fitting[1].shipped):
         raise ConfigError(
             f"scan {scan.uid}: protocol {AUTO}",
             expected="one protocol that fits best",
@@ -68,17 +72,18 @@ def choose(library: Library, scan: Scan, name: str = AUTO) -> Protocol:
     return fitting[0].protocol
 
 
-def _judge(protocol: Protocol, scan: Scan) -> Candidate:
+def _judge(protocol: Protocol, scan: Scan, library: Library) -> Candidate:
     match = protocol.match
+    asked = [row for row in _CRITERIA if getattr(match, row[0]) != Match.model_fields[row[0]].default]
     verdicts = [
-        (criterion(match, scan), f"{given} {_value(match, given)}: {says(scan)}")
-        for given, criterion, says in _CRITERIA
-        if getattr(match, given) != Match.model_fields[given].default
+        (criterion(match, scan), f"{given} {_value(match, given)}: {says(scan)}") for given, criterion, says in asked
     ]
     return Candidate(
         protocol=protocol,
         reasons=(f"modality {scan.modality}", *(text for holds, text in verdicts if holds)),
         objections=tuple(text for holds, text in verdicts if not holds),
+        weight=sum(_WEIGHTS.get(given, 1) for given, _, _ in asked),
+        shipped=library.paths[protocol.name].parent == SHIPPED,
     )
 
 
@@ -134,6 +139,8 @@ _CRITERIA: tuple[tuple[str, Callable[[Match, Scan], bool], Callable[[Scan], str]
     ("never", lambda m, s: not m.never, lambda s: "only by name"),
 )
 """Name of the criterion, whether it holds, and what the scan says."""
+
+_WEIGHTS = {"name": 4, "parameter": 4, "body_part": 2, "sequence": 2}
 
 
 def _described(scan: Scan) -> str:

@@ -171,7 +171,7 @@ def ramp_places(encoding: Encoding, n_samples: int) -> NDArray[np.float64]:
     HeaderError
         Times are negative, or sampling does not fit into the trapezoid.
     """
-    even = np.arange(n_samples) - n_samples // 2
+    even = (np.arange(n_samples) - n_samples // 2).astype(np.float64)
     given = encoding.trajectory_parameters
     if not all(name in given for name in _TRAPEZOID):
         return even * (encoding.matrix[2] / n_samples)

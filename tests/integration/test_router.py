@@ -23,7 +23,7 @@ def scan(trajectory: str = "cartesian", *, matrix: tuple[int, int, int] = (1, 64
         trajectory=trajectory,
         limits={"contrast": Limits(0, 2, 0), "repetition": Limits(0, 9, 0)},
     )
-    header = MrHeader(encodings=(encoding,), sequence_type="TurboSpinEcho")
+    header = MrHeader(encodings=(encoding,), sequence_type="Flash")
     fields = {"uid": "s1", "modality": "MR", "mr": header, "protocol_name": "t2_tse_ax"} | changes
     return Scan(**fields)  # type: ignore[arg-type]
 
@@ -43,7 +43,7 @@ def test_a_cartesian_scan_gets_the_cartesian_protocol() -> None:
     "match",
     [
         {"trajectory": ["cartesian"], "name": "tse"},
-        {"trajectory": ["cartesian"], "sequence": "turbospin"},
+        {"trajectory": ["cartesian"], "sequence": "fla"},
         {"trajectory": ["cartesian"], "dimensions": 2},
         {"trajectory": ["cartesian"], "body_part": "knee"},
         {"trajectory": ["cartesian"], "min_contrasts": 3},
@@ -78,12 +78,12 @@ def test_a_criterion_that_fails_excludes(tmp_path: Path, match: dict[str, object
 
 def test_a_tie_is_an_error_that_names_both(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="one and two, equally well"):
-        choose(library(tmp_path, one={"trajectory": ["spiral"]}, two={"trajectory": ["spiral"]}), scan("spiral"))
+        choose(library(tmp_path, one={"trajectory": ["zigzag"]}, two={"trajectory": ["zigzag"]}), scan("zigzag"))
 
 
 def test_nothing_fits_is_an_error_that_describes_the_scan() -> None:
-    with pytest.raises(ConfigError, match="got MR, other trajectory, 2D, protocol t2_tse_ax, sequence TurboSpinEcho"):
-        choose(Library(), scan("other"))
+    with pytest.raises(ConfigError, match="got MR, zigzag trajectory, 2D, protocol t2_tse_ax, sequence Flash"):
+        choose(Library(), scan("zigzag"))
 
 
 def test_a_name_is_never_replaced() -> None:
@@ -98,3 +98,27 @@ def test_the_best_comes_first_in_the_explanation(tmp_path: Path) -> None:
     found = explain(library(tmp_path, special={"trajectory": ["cartesian"], "name": "tse"}), scan())
     assert found[0].protocol.name == "special"
     assert found[0].reasons == ("modality MR", "trajectory cartesian: cartesian", "name tse: t2_tse_ax")
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"protocol_name": "t1_tse_sag", "sequence": "TurboSpinEcho"}, "mri_tse"),
+        ({"protocol_name": "SWI_3D", "sequence": "Flash"}, "mri_swi"),
+        ({"protocol_name": "TOF_3D_multi-slab", "sequence": "Flash"}, "mri_tof"),
+        ({"protocol_name": "t2_map_knee", "sequence": "TurboSpinEcho"}, "mri_t2_map"),
+        ({"protocol_name": "ep2d_diff", "trajectory": "epi"}, "mri_epi"),
+        ({"protocol_name": "cine_realtime", "trajectory": "goldenangle"}, "mri_radial_realtime"),
+        ({"protocol_name": "spiral_fmri", "trajectory": "spiral"}, "mri_noncartesian"),
+        ({"protocol_name": "gre_ax", "sequence": "Flash"}, "mri_cartesian"),
+    ],
+)
+def test_usual_scans_get_what_is_made_for_them(changes: dict[str, str], name: str) -> None:
+    subject = scan(changes.get("trajectory", "cartesian"), protocol_name=changes["protocol_name"])
+    assert subject.mr is not None
+    subject = replace(subject, mr=replace(subject.mr, sequence_type=changes.get("sequence", "")))
+    assert choose(Library(), subject).name == name
+
+
+def test_a_sites_own_protocol_goes_first_among_equals(tmp_path: Path) -> None:
+    assert choose(library(tmp_path, own={"trajectory": ["spiral"]}), scan("spiral")).name == "own"
