@@ -43,6 +43,7 @@ STEPS: dict[str, str] = {
     "image.outputs": "recon.mri.outputs:Outputs",
     "image.swi": "recon.mri.swi:Swi",
     "image.projection": "recon.mri.projection:Projection",
+    "map.dixon": "recon.mri.dixon:Dixon",
     "map.relaxation": "recon.mri.relaxation:RelaxationMap",
     "map.diffusion": "recon.mri.diffusion:DiffusionMap",
     "check.ghost": "recon.mri.epi:CheckGhost",

@@ -3,6 +3,8 @@
 The Steps stand where `mri.grappa` stands: they take a frame with any measured lines and give one of all lines and
 one virtual coil, so `mri.combine` does the field of view, interpolation and geometry as for every other method.
 A slice is one problem over (x, k1); a volume is decoupled along the readout, one problem over (k2, k1) for each x.
+Encoded axes of an awkward length are solved on a slightly finer grid of the same field of view (k-space with a rim of
+lines that nobody measured): the transforms of 240 take half the time of those of 230.
 """
 
 from __future__ import annotations
