@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from kernels.registry import device, kernel
 from recon.calibrate import coil_maps
 from recon.mri.cache import TensorCache
 from recon.mri.geometry import grid_of
+from recon.mri.gfactor import gfactor_map
 from recon.mri.items import Calibration, Frame, FrameKey
 from recon.mri.pattern import detect, measured_lines
 from recon.mri.space import Space, spaces
@@ -136,6 +137,8 @@ class Combine(_ToImage):
 
     kind: str = "magnitude"
     """magnitude, complex, or phase [rad]; the phase is relative to one virtual coil of the whole slice."""
+    gfactor: bool = False
+    """Give a map of the g-factor of each slice as well (2D, behind mri.grappa); output ``gfactor``."""
 
     method = "adaptive"
 
@@ -143,7 +146,25 @@ class Combine(_ToImage):
         if self.kind not in KINDS:
             raise ConfigError("mri.combine kind", expected=", ".join(KINDS), got=repr(self.kind))
 
+    def feed(self, item: Item) -> Iterator[Item]:
+        """Turn frames into images; with `gfactor`, a map behind the first image of each slice."""
+        for out in super().feed(item):
+            yield out
+            if self.gfactor and isinstance(item, Frame) and isinstance(out, Image):
+                yield from self._gfactor(item, out)
+
+    def _gfactor(self, frame: Frame, image: Image) -> Iterator[Image]:
+        key, space = _same_slice(frame.key), self._spaces[frame.key.encoding]
+        if frame.unfolding is None or space.is_3d or key in self._mapped:
+            return
+        self._mapped.add(key)
+        maps = self._plane(key, space, 0)[:, 0]
+        values = gfactor_map(frame.unfolding, maps, acceleration=frame.acceleration, padded=space.y.padded)
+        data = values[None].cpu().numpy().astype(np.float32)
+        yield replace(image, data=data, unit="1", kind=Kind.MAGNITUDE, output="gfactor")
+
     def _forget(self) -> None:
+        self._mapped: set[FrameKey] = set()
         self._coarse: dict[FrameKey, Tensor] = {}
         self._maps = TensorCache(_MAPS_BYTES)
 

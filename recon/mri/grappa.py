@@ -178,7 +178,7 @@ class Grappa:
         if hybrid.shape[1] != self.kernel[0] * frame.kspace.shape[0]:
             return _held(frame, "the calibration was measured with other coils")
         fill(frame, pattern, hybrid, within=space.y.indices)
-        return self._told(frame, weights, pattern, declared)
+        return replace(self._told(frame, weights, pattern, declared), unfolding=hybrid)
 
     def _told(self, frame: Frame, weights: _Weights, pattern: Pattern, declared: int) -> Frame:
         """Attach what was done to the frame."""

@@ -49,6 +49,8 @@ class Frame:
     """time.monotonic() when the last readout arrived [s]."""
     acceleration: int = 1
     """Undersampling along k1 that has been undone."""
+    unfolding: Tensor | None = None
+    """Hybrid GRAPPA weights (x, tap * coil, offset * coil) that filled it, for the g-factor."""
     combined: bool = False
     """The coils are combined already: what stands in their place is one image per set of maps."""
     verdicts: tuple[Verdict, ...] = ()
