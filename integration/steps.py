@@ -38,6 +38,7 @@ STEPS: dict[str, str] = {
     "mri.gather": "recon.mri.gather:Gather",
     "mri.gridding": "recon.mri.noncartesian:Gridding",
     "mri.nufft_sense": "recon.mri.noncartesian:NufftSense",
+    "mri.grasp": "recon.mri.grasp:Grasp",
     "mri.combine": "recon.mri.combine:Combine",
     "mri.combine_rss": "recon.mri.combine:CombineRss",
     "image.outputs": "recon.mri.outputs:Outputs",
