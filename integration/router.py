@@ -10,6 +10,7 @@ from acquisition.errors import ConfigError
 from acquisition.scan import Encoding, Scan
 from integration.doors.request import AUTO
 from integration.protocol import SHIPPED, Library, Match, Protocol
+from recon.mri.pattern import MAX_ACCELERATION
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +116,19 @@ def _sequence(scan: Scan) -> str:
     return (scan.mr.sequence_type if scan.mr is not None else None) or ""
 
 
+def _acceleration(scan: Scan) -> str:
+    encoding = _encoding(scan)
+    return "{:g} along k2, {:g} along k1".format(*encoding.acceleration) if encoding is not None else "none"
+
+
+def _beyond_grappa(scan: Scan) -> bool:
+    encoding = _encoding(scan)
+    if encoding is None:
+        return False
+    along_k2, along_k1 = encoding.acceleration
+    return along_k2 > 1 or along_k1 > MAX_ACCELERATION or along_k1 != round(along_k1)
+
+
 def _found(pattern: str, text: str | None) -> bool:
     return re.search(pattern, text or "", re.IGNORECASE) is not None
 
@@ -131,6 +145,7 @@ _CRITERIA: tuple[tuple[str, Callable[[Match, Scan], bool], Callable[[Scan], str]
         lambda m, s: _count(s, "repetition") >= m.min_repetitions,
         lambda s: f"{_count(s, 'repetition')}",
     ),
+    ("beyond_grappa", lambda m, s: _beyond_grappa(s), _acceleration),
     (
         "parameter",
         lambda m, s: s.user_parameters.get(m.parameter, 0) not in (0, 0.0, "", "0"),
@@ -140,7 +155,7 @@ _CRITERIA: tuple[tuple[str, Callable[[Match, Scan], bool], Callable[[Scan], str]
 )
 """Name of the criterion, whether it holds, and what the scan says."""
 
-_WEIGHTS = {"name": 4, "parameter": 4, "body_part": 2, "sequence": 2}
+_WEIGHTS = {"beyond_grappa": 8, "name": 4, "parameter": 4, "body_part": 2, "sequence": 2}
 
 
 def _described(scan: Scan) -> str:

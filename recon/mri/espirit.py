@@ -48,13 +48,13 @@ def espirit_maps(
     shape
         Voxels of the maps (y, x) or (z, y, x) over the same field of view.
     kernel
-        Samples of a block along each axis (fewer where the region has fewer).
+        Samples of a block along each axis; at most half the region, so that there are blocks enough.
     n_sets
         Sets of maps; two where the object is larger than the field of view.
     threshold
         Singular values of the calibration matrix that count, relative to the largest.
     crop
-        Maps are set to zero where the eigenvalue is below; 0 keeps them everywhere.
+        Maps are set to zero where the eigenvalue is below this part of the largest; 0 keeps them everywhere.
 
     Raises
     ------
@@ -72,7 +72,7 @@ def espirit_maps(
     maps = maps / maps.abs().square().sum(1, keepdim=True).sqrt().clamp_min(1e-12)
     eigenvalues = eigenvalues[:, 0].real.clamp(0, 1)
     if crop > 0:
-        maps = maps * (eigenvalues > crop)[:, None]
+        maps = maps * (eigenvalues > crop * eigenvalues.max())[:, None]
     return Maps(maps.contiguous(), eigenvalues.contiguous())
 
 
@@ -89,7 +89,7 @@ def _block(calibration: Tensor, shape: tuple[int, ...], kernel: int) -> list[int
             got=f"{tuple(calibration.shape[1:])} samples",
             action="measure more calibration lines",
         )
-    return [min(kernel, n) for n in calibration.shape[1:]]
+    return [max(1, min(kernel, (n + 1) // 2)) for n in calibration.shape[1:]]
 
 
 def _coarse(kernel: int) -> int:

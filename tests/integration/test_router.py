@@ -122,3 +122,20 @@ def test_usual_scans_get_what_is_made_for_them(changes: dict[str, str], name: st
 
 def test_a_sites_own_protocol_goes_first_among_equals(tmp_path: Path) -> None:
     assert choose(library(tmp_path, own={"trajectory": ["spiral"]}), scan("spiral")).name == "own"
+
+
+@pytest.mark.parametrize(
+    ("acceleration", "name"),
+    [
+        ((1.0, 4.0), "mri_cartesian"),
+        ((2.0, 2.0), "mri_sense"),
+        ((1.0, 2.3), "mri_sense"),
+        ((1.0, 6.0), "mri_sense"),
+    ],
+)
+def test_what_grappa_cannot_undo_goes_to_sense(acceleration: tuple[float, float], name: str) -> None:
+    subject = scan(protocol_name="t1_mprage")
+    assert subject.mr is not None
+    encoding = replace(subject.mr.encodings[0], acceleration=acceleration)
+    subject = replace(subject, mr=replace(subject.mr, encodings=(encoding,)))
+    assert choose(Library(), subject).name == name

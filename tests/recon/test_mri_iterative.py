@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from acquisition.scan import Scan
 from acquisition.sources.phantom.mri import Simulation
 from acquisition.verdict import Level
 from integration.protocol import Library, Protocol
+from integration.router import choose
 from integration.runner import Run
 from recon.mri.iterative import CgSense, L1Wavelet, TvSense
 from tests.phantoms import nrmse, small_simulation
@@ -109,6 +111,28 @@ def test_a_volume_is_solved_along_its_readout(method: str) -> None:
     (image,) = images(simulation.scan, blocks, protocol(method))
     assert image.data.shape == (12, 40, 36)
     assert error(image, simulation) < 0.09
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_both_phase_encodings_undersampled_with_and_without_caipirinha_shift(shift: int) -> None:
+    simulation = small_simulation(matrix=(20, 48, 32), kind="3D", n_coils=8, gap_mm=0.0)
+
+    def wanted(k2: int, k1: int) -> bool:
+        regular = k2 % 2 == 0 and (k1 + shift * (k2 // 2)) % 2 == 0
+        return regular or (4 <= k2 < 16 and 14 <= k1 < 34)
+
+    header = simulation.scan.require_mr()
+    encoding = replace(header.encodings[0], acceleration=(2.0, 2.0), calibration_mode="embedded")
+    scan = replace(simulation.scan, mr=replace(header, encodings=(encoding,)))
+    blocks = [
+        b
+        for b in simulation.readouts()
+        if wanted(int(b.head["k2"][0]), int(b.head["k1"][0])) or int(b.head["flags"][0]) & Flag.LAST_IN_MEASUREMENT
+    ]
+    assert choose(LIBRARY, scan).name == "mri_sense"
+    (image,) = images(scan, blocks, LIBRARY["mri_sense"].with_changes({"mri.prewhiten.fallback": "none"}))
+    assert image.data.shape == (20, 48, 32)
+    assert error(image, simulation) < 0.10
 
 
 def test_one_coil_fully_sampled_is_the_image() -> None:
