@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kernels.wavelet import shrink_image
 from recon.wavelet import Wavelet
 
 _PARITIES = ((0, 0), (1, 1), (0, 1), (1, 0))
@@ -37,14 +38,29 @@ class WaveletSparsity:
 
     def __init__(self, shape: tuple[int, int], weight: float, *, levels: int = 3, spin: bool = True) -> None:
         self.weight, self._wavelet, self._spin, self._calls = weight, Wavelet(shape, levels), spin, 0
+        self._work = np.empty((2, 2, *self._wavelet.padded), np.float32)
 
     def __call__(self, images: Tensor, step: float) -> Tensor:
         """Return the proximal map of ``step * R``."""
+        if images.device.type == "cpu" and images.dtype == torch.complex64:
+            return self._compiled(images, self.weight * step)
+        return self.convolved(images, step)
+
+    def convolved(self, images: Tensor, step: float) -> Tensor:
+        """Return the same by strided convolutions, for any device and precision."""
         shift = self._next_shift()
         turned = torch.roll(images, shift, (-2, -1)) if any(shift) else images
         rest, details = self._wavelet.forward(turned)
         made = self._wavelet.inverse(rest, [shrink_pairs(d, self.weight * step) for d in details])
         return torch.roll(made, (-shift[0], -shift[1]), (-2, -1)) if any(shift) else made
+
+    def _compiled(self, images: Tensor, threshold: float) -> Tensor:
+        setting = (self._wavelet.levels, *self._next_shift(), threshold)
+        out = torch.empty(images.shape, dtype=images.dtype)
+        pairs = zip(torch.view_as_real(images.contiguous()).numpy(), torch.view_as_real(out).numpy(), strict=True)
+        for image, into in pairs:
+            shrink_image(image, into, self._work, setting)
+        return out
 
     def _next_shift(self) -> tuple[int, int]:
         self._calls += 1
@@ -117,31 +133,60 @@ class TotalVariation:
         return sum((torch.roll(q, 1, axis) - q for q, axis in zip(p, self.axes, strict=True)), torch.zeros_like(p[0]))
 
 
-class TemporalFourierSparsity:
-    """``R(x) = weight |F_t x|_1``: a series (frame, ...) is sparse along the frequency of time; its mean is free.
+class TemporalVariation(TotalVariation):
+    """``R(x) = weight sum |x_(t+1) - x_t|`` of a series (frame, ...): it changes seldom; the last frame has no next.
 
     Parameters
     ----------
     weight
         In units of the image.
+    n_inner
+        Steps on the dual problem per call.
     """
 
-    def __init__(self, weight: float) -> None:
-        self.weight = weight
+    def __init__(self, weight: float, *, n_inner: int = 8) -> None:
+        super().__init__(weight, n_inner=n_inner, axes=(0,))
+
+    def _gradient(self, images: Tensor) -> Tensor:
+        out = torch.zeros_like(images)
+        torch.sub(images[1:], images[:-1], out=out[:-1])
+        return out[None]
+
+    def _divergence(self, p: Tensor) -> Tensor:
+        out = torch.zeros_like(p[0])
+        out[:-1] -= p[0, :-1]
+        out[1:] += p[0, :-1]
+        return out
+
+
+class TemporalFourierSparsity:
+    """``R(x) = weight |F_t x|_1``: a series (frame, ...) is sparse along the frequency of time.
+
+    Parameters
+    ----------
+    weight
+        In units of the image.
+    free
+        Frequencies that cost nothing, from the lowest on: 1 leaves the mean alone.
+    """
+
+    def __init__(self, weight: float, *, free: int = 1) -> None:
+        self.weight, self.free = weight, free
 
     def __call__(self, images: Tensor, step: float) -> Tensor:
         """Return the proximal map of ``step * R``."""
         spectrum = torch.fft.fft(images, dim=0, norm="ortho")
         size = spectrum.abs().clamp_min(1e-30)
         keep = (size - self.weight * step).clamp_min(0) / size
-        keep[0] = 1
+        keep[: self.free] = 1
         return torch.fft.ifft(spectrum * keep, dim=0, norm="ortho")
 
 
 class LocallyLowRank:
-    """``R(x) = weight sum_blocks |X_b|_*``: the frames of each small block lie in few dimensions.
+    """``R(x) = weight sum_blocks |X_b - mean|_*``: the frames of each small block lie in few dimensions.
 
-    Trzasko and Manduca, ISMRM 2011, 4371; blocks do not overlap, and move from call to call.
+    Trzasko and Manduca, ISMRM 2011, 4371; blocks do not overlap and move from call to call. The mean over time is free:
+    shrinking it, as plain singular value thresholding does, dims what was seldom measured.
 
     Parameters
     ----------
@@ -159,16 +204,36 @@ class LocallyLowRank:
         self._calls += 1
         shift = spread(self._calls, self.block.bit_length() - 1)
         n, height, width = images.shape
+        mean = images.mean(0)
         tall, wide = (-(-s // self.block) * self.block for s in (height, width))
         padded = images.new_zeros(n, tall, wide)
-        padded[:, :height, :width] = images
+        padded[:, :height, :width] = images - mean
         padded = torch.roll(padded, shift, (1, 2))
         blocks = padded.reshape(n, tall // self.block, self.block, wide // self.block, self.block)
         matrices = blocks.permute(1, 3, 2, 4, 0).reshape(-1, self.block**2, n)
         matrices = shrink_singular_values(matrices, self.weight * step)
         blocks = matrices.reshape(tall // self.block, wide // self.block, self.block, self.block, n)
         made = blocks.permute(4, 0, 2, 1, 3).reshape(n, tall, wide)
-        return torch.roll(made, tuple(-s for s in shift), (1, 2))[:, :height, :width]
+        return torch.roll(made, tuple(-s for s in shift), (1, 2))[:, :height, :width] + mean
+
+
+class LowRank:
+    """``R(x) = weight |X - mean|_*``: the frames of a series (frame, ...) lie in few dimensions; their mean is free.
+
+    Parameters
+    ----------
+    weight
+        In units of the image times the root of the number of pixels.
+    """
+
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+
+    def __call__(self, images: Tensor, step: float) -> Tensor:
+        """Return the proximal map of ``step * R``."""
+        mean = images.mean(0)
+        matrix = (images - mean).flatten(1).mT[None]
+        return shrink_singular_values(matrix, self.weight * step)[0].mT.reshape(images.shape) + mean
 
 
 def shrink_singular_values(matrices: Tensor, threshold: float) -> Tensor:

@@ -6,9 +6,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-_SCALING = (0.48296291314469025, 0.836516303737469, 0.22414386804185735, -0.12940952255092145)
-"""Daubechies' scaling filter with two vanishing moments (Comm Pure Appl Math 1988;41:909,
-DOI 10.1002/cpa.3160410705)."""
+from kernels.wavelet import SCALING
 
 
 class Wavelet:
@@ -26,12 +24,12 @@ class Wavelet:
     """
 
     def __init__(self, shape: tuple[int, int], levels: int = 3) -> None:
-        while levels > 1 and min(shape) >> levels < len(_SCALING):
+        while levels > 1 and min(shape) >> levels < len(SCALING):
             levels -= 1
         step = 1 << levels
         self.shape, self.levels = shape, levels
-        self._padded = tuple(-(-n // step) * step for n in shape)
-        low = torch.tensor(_SCALING, dtype=torch.float64)
+        self.padded = tuple(-(-n // step) * step for n in shape)
+        low = torch.tensor(SCALING, dtype=torch.float64)
         high = low.flip(0) * torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=torch.float64)
         filters = torch.stack([torch.outer(a, b) for a in (low, high) for b in (low, high)]).float()
         self._analysis = filters[:, None]
@@ -45,9 +43,9 @@ class Wavelet:
         Real and imaginary parts are batch entries: the first half holds the real parts.
         """
         parts = torch.cat([images.real, images.imag])[:, None]
-        grow = [size - n for size, n in zip(self._padded, self.shape, strict=True)]
+        grow = [size - n for size, n in zip(self.padded, self.shape, strict=True)]
         rest, details = functional.pad(parts, (0, grow[1], 0, grow[0])), []
-        filters, extra = self._analysis.to(rest.device, rest.dtype), len(_SCALING) - 2
+        filters, extra = self._analysis.to(rest.device, rest.dtype), len(SCALING) - 2
         for _ in range(self.levels):
             bands = functional.conv2d(functional.pad(rest, (0, extra, 0, extra), mode="circular"), filters, stride=2)
             details.append(bands[:, 1:])

@@ -18,7 +18,8 @@ import recon
 from recon.coils import Coils
 from recon.fourier import Fourier, Sampling
 from recon.linop import LinearOperator
-from recon.mri.model import CartesianSense
+from recon.mri.model import CartesianSense, CartesianSeries
+from recon.mri.offresonance import OffResonance
 from recon.nufft import Nufft
 
 Shape = tuple[int, ...]
@@ -37,6 +38,11 @@ def spokes(dims: int) -> np.ndarray:
     return np.random.default_rng(2).uniform(-2, 2, (11, dims)).astype(np.float32)
 
 
+def off_resonance(dtype: torch.dtype) -> OffResonance:
+    field_hz = np.random.default_rng(5).uniform(-40, 60, (6, 5)).astype(np.float32)
+    return OffResonance(Nufft(spokes(2), (6, 5), n_coils=2, dtype=dtype), field_hz, np.linspace(-2e-3, 9e-3, 11))
+
+
 def sense(dtype: torch.dtype) -> LinearOperator:
     """The forward model of Cartesian MRI."""
     shape = (3, 2, 4, 5)
@@ -51,8 +57,11 @@ ALL: dict[str, Callable[[torch.dtype], LinearOperator]] = {
     "Coils, one": lambda dtype: Coils(normal((1, 1, 3, 2), dtype, 5)),
     "CartesianSense, a slice": lambda dtype: CartesianSense(normal((1, 3, 2, 5), dtype, 5), _mask((1, 5)), (-1,)),
     "CartesianSense, two sets": lambda dtype: CartesianSense(normal((2, 2, 4, 3), dtype, 5), _mask((4, 3)), (-2, -1)),
+    "CartesianSeries": lambda dtype: CartesianSeries(normal((2, 3, 4), dtype, 5), _mask((3, 1, 4)), (-1,)),
+    "CartesianSeries, planes": lambda dtype: CartesianSeries(normal((2, 3, 4), dtype, 5), _mask((2, 3, 4)), (-2, -1)),
     "Nufft 2D": lambda dtype: Nufft(spokes(2), (6, 5), n_coils=2, dtype=dtype),
     "Nufft 3D, one coil": lambda dtype: Nufft(spokes(3), (4, 6, 5), dtype=dtype),
+    "OffResonance": off_resonance,
     "Sampling @ Fourier @ Coils": sense,
     "adjoint of it": lambda dtype: sense(dtype).H,
     "gram of it": lambda dtype: sense(dtype).gram,

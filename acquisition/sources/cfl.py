@@ -42,7 +42,8 @@ def read_cfl(path: Path) -> RawFile:
     Raises
     ------
     FileFormatError
-        One of the two is missing, the sizes contradict each other, or it is no Cartesian k-space.
+        One of the two is missing, the sizes contradict each other, samples are not finite, or it is no Cartesian
+        k-space.
     """
     base = path.with_suffix("") if path.suffix in (".cfl", ".hdr") else path
     data_path, header_path = base.with_name(base.name + ".cfl"), base.with_name(base.name + ".hdr")
@@ -51,6 +52,14 @@ def read_cfl(path: Path) -> RawFile:
     measured = np.any(samples != 0, axis=(0, 1))
     if not measured.any():
         raise FileFormatError(f"file {data_path.name}", expected="k-space", got="only zeros")
+    if not np.isfinite(np.abs(samples).sum(dtype=np.float64)):
+        n_broken = int(np.count_nonzero(~np.isfinite(samples)))
+        raise FileFormatError(
+            f"file {data_path.name}",
+            expected="finite samples",
+            got=f"{n_broken} of {samples.size} NaN or infinite",
+            action="export the raw data again",
+        )
     scan = _scan(data_path, samples.shape, measured)
     return RawFile(path=data_path, format="BART cfl", scan=scan, source=lambda: _readouts(samples, measured))
 

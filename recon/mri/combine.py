@@ -83,7 +83,7 @@ class _ToImage:
             combined, grid = combined.permute(2, 0, 1), grid.rolled()
         whitened = self._noise is not None and self._noise.whitened and not frame.combined
         if whitened and self.kind != "phase":
-            combined = combined / noise_std(frame, space)
+            combined = combined / (noise_std(frame, space) * frame.noise_gain)
         notes = {"combination": self.method, **frame.notes, **self._noise_notes(frame)}
         head = frame.head
         return Image(

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from acquisition.errors import ConfigError, DataError, HeaderError
 from acquisition.items import NOT_IMAGING, Flag, Item, Readouts
 from acquisition.scan import Encoding, Scan
-from acquisition.verdict import Verdict
 from recon.mri.items import FrameKey
 from recon.mri.space import Axis, Space
+from recon.mri.spokes import Spokes
+from recon.mri.stack import Stack, is_stack, unstacked
 from recon.mri.trajectory import in_cycles
 
 logger = logging.getLogger(__name__)
@@ -22,31 +22,11 @@ logger = logging.getLogger(__name__)
 _ENDS = Flag.LAST_IN_SLICE | Flag.LAST_IN_REPETITION | Flag.LAST_IN_MEASUREMENT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spokes:
-    """The samples of one frame."""
-
-    data: NDArray[np.complex64]
-    """(readout, coil, sample)."""
-    traj: NDArray[np.float32]
-    """(readout, sample, dims) in cycles per field of view of the image."""
-    key: FrameKey
-    """Which frame it is."""
-    head: np.void
-    """`READOUT_HEAD` record of the first readout."""
-    space: Space
-    """Sizes of the image."""
-    last_readout_s: float = 0.0
-    """time.monotonic() when the last readout arrived [s]."""
-    verdicts: tuple[Verdict, ...] = ()
-    """What was found so far."""
-    notes: dict[str, str] = field(default_factory=dict)
-    """Facts for the image's provenance."""
-
-
 @dataclass(kw_only=True)
 class Gather:
     """Collect readouts with a trajectory by slice, contrast, phase, repetition and set.
+
+    Stacks of stars or spirals are Fourier transformed along their partitions.
 
     A frame is whole with a LAST_IN_SLICE, LAST_IN_REPETITION or LAST_IN_MEASUREMENT flag, or at the end of the scan.
     """
@@ -93,37 +73,59 @@ class Gather:
             yield self._whole(key)
 
     def _take(self, key: FrameKey, block: Readouts) -> Iterator[Item]:
-        where = f"readout {block.head['scan_counter'][0]}"
-        if key.encoding >= len(self._spaces):
-            raise DataError(f"{where} encoding", expected=f"0 to {len(self._spaces) - 1}", got=str(key.encoding))
-        if block.traj is None:
-            raise DataError(
-                f"{where} trajectory",
-                expected="coordinates with each readout",
-                got="none",
-                action="send the trajectory",
-            )
         known = self._frames.setdefault(key, [])
-        if known and known[0].data.shape[1:] != block.data.shape[1:]:
-            raise DataError(
-                where,
-                expected=f"{known[0].data.shape[1]} coils and {known[0].data.shape[2]} samples as before",
-                got=f"{block.data.shape[1]} coils and {block.data.shape[2]} samples",
-                action="check the sequence",
-            )
+        check_like(known, block, len(self._spaces))
         self._held += block.data.nbytes
         if self._held > self.max_gib * (1 << 30):
             raise DataError(f"scan {self._uid}", expected=f"at most {self.max_gib:g} GiB of readouts", got="more")
-        known.append(replace(block, head=block.head.copy(), data=block.data.copy(), traj=block.traj.copy()))
+        traj = None if block.traj is None else block.traj.copy()
+        known.append(replace(block, head=block.head.copy(), data=block.data.copy(), traj=traj))
         if block.has(_ENDS).any():
             yield self._whole(key)
 
-    def _whole(self, key: FrameKey) -> Spokes:
+    def _whole(self, key: FrameKey) -> Spokes | Stack:
         blocks = self._frames.pop(key)
         self._held -= sum(b.data.nbytes for b in blocks)
         spokes = joined(blocks, key, self._spaces[key.encoding])
         logger.info("scan %s: frame %s, %d readouts", self._uid, tuple(key), len(spokes.data))
-        return spokes
+        if not is_stack(spokes.space.encoding, spokes.traj.shape[2]):
+            return spokes
+        return unstacked(spokes, np.concatenate([b.head["k2"] for b in blocks]))
+
+
+def check_like(known: Sequence[Readouts], block: Readouts, n_encodings: int) -> None:
+    """Check that a block has coordinates and fits the ones before it.
+
+    Raises
+    ------
+    DataError
+        It has none, names an encoding space that the header does not, or its coils or samples changed.
+    """
+    where = f"readout {block.head['scan_counter'][0]}"
+    encoding = int(block.head["encoding"][0])
+    if encoding >= n_encodings:
+        raise DataError(f"{where} encoding", expected=f"0 to {n_encodings - 1}", got=str(encoding))
+    if block.traj is None:
+        raise DataError(
+            f"{where} trajectory",
+            expected="coordinates with each readout",
+            got="none",
+            action="send the trajectory",
+        )
+    if known and known[0].data.shape[1:] != block.data.shape[1:]:
+        raise DataError(
+            where,
+            expected=f"{known[0].data.shape[1]} coils and {known[0].data.shape[2]} samples as before",
+            got=f"{block.data.shape[1]} coils and {block.data.shape[2]} samples",
+            action="check the sequence",
+        )
+    if known and known[0].traj is not None and known[0].traj.shape[2] != block.traj.shape[2]:
+        raise DataError(
+            f"{where} trajectory",
+            expected=f"{known[0].traj.shape[2]} dimensions as before",
+            got=str(block.traj.shape[2]),
+            action="check the sequence",
+        )
 
 
 def joined(blocks: list[Readouts], key: FrameKey, space: Space) -> Spokes:
@@ -145,12 +147,14 @@ def joined(blocks: list[Readouts], key: FrameKey, space: Space) -> Spokes:
     cycles, unit = in_cycles(raw, encoding.matrix)
     scale = [r / e for r, e in zip(encoding.recon_fov_mm[::-1], encoding.fov_mm[::-1], strict=True)]
     cycles *= np.asarray(scale[: cycles.shape[2]], np.float32)
+    dwell_s = float(head["dwell_us"]) * 1e-6
     return Spokes(
         data=data,
         traj=cycles,
         key=key,
         head=head,
         space=space,
+        time_s=dwell_s * (np.arange(first, last, dtype=float) - int(head["center_sample"])),
         last_readout_s=blocks[-1].received_s,
         notes={"trajectory": f"{encoding.trajectory}, {len(data)} readouts, {unit}"},
     )

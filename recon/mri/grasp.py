@@ -14,9 +14,9 @@ from acquisition.errors import ConfigError, ReconError
 from acquisition.items import Image, Item, Kind, Position, Provenance
 from acquisition.scan import Scan
 from acquisition.verdict import Level, Verdict
-from recon.mri.gather import Spokes
 from recon.mri.geometry import grid_of
 from recon.mri.noncartesian import maps_of, samples_of
+from recon.mri.spokes import Spokes
 from recon.mri.trajectory import density
 from recon.nufft import Nufft, Toeplitz
 from recon.prior import TemporalFourierSparsity, TotalVariation
@@ -101,10 +101,10 @@ class Grasp:
             traj, w = spokes.traj[part], weights[part].ravel()
             frame = samples_of(replace(whole, data=compressed[part], traj=traj)) * w
             rhs[t] = (conjugate * Nufft(traj, shape, n_coils=len(maps)).adjoint(frame)).sum(0)
-            operators.append(Toeplitz(traj.reshape(-1, 2), w, shape=shape, n_coils=len(maps)))
+            operators.append(Toeplitz(traj.reshape(-1, 2), w, shape=shape).sense(maps))
 
         def gram(x: Tensor) -> Tensor:
-            return torch.stack([(conjugate * a(maps * xt)).sum(0) for a, xt in zip(operators, x, strict=True)])
+            return torch.stack([a(xt) for a, xt in zip(operators, x, strict=True)])
 
         step = 1 / (1.02 * largest_eigenvalue(gram, rhs, n_iterations=8))
         level = float(torch.quantile(rhs.abs().flatten()[:: max(1, rhs.numel() // 100_000)], 0.99))

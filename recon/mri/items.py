@@ -53,6 +53,8 @@ class Frame:
     """Hybrid GRAPPA weights (x, tap * coil, offset * coil) that filled it, for the g-factor."""
     combined: bool = False
     """The coils are combined already: what stands in their place is one image per set of maps."""
+    noise_gain: float = 1.0
+    """What filters and partial Fourier did to the noise along the signal's phase, as a factor."""
     verdicts: tuple[Verdict, ...] = ()
     """What was found so far."""
     notes: Mapping[str, str] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Windows on k-space: less ringing and noise for a little resolution, and the report says how much."""
+"""Windows on k-space: less ringing and noise for a little resolution, and the report says how much of each."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from acquisition.errors import ConfigError
@@ -14,6 +16,7 @@ from acquisition.items import Item
 from acquisition.scan import Scan
 from kernels.registry import kernel
 from recon.mri.items import Frame
+from recon.mri.space import Axis, spaces
 
 Window = Callable[[Tensor, float], Tensor]
 
@@ -34,12 +37,20 @@ def hann(r: Tensor, width: float) -> Tensor:
     return 1 - width + width * 0.5 * (1 + torch.cos(math.pi * r.clamp(0, 1)))
 
 
-WINDOWS: dict[str, Window] = {"tukey": tukey, "gaussian": gaussian, "hann": hann}
+def fermi(r: Tensor, width: float) -> Tensor:
+    """Return ``1 / (1 + exp((r - 1 + width) / (width / 6)))``: 1/2 at ``1 - width`` of the band's edge."""
+    return torch.sigmoid((1 - width - r) * 6 / width)
+
+
+WINDOWS: dict[str, Window] = {"tukey": tukey, "gaussian": gaussian, "hann": hann, "fermi": fermi}
 
 
 @dataclass(kw_only=True)
 class KspaceFilter:
     """Multiply k-space by a window along every encoded direction and along the readout.
+
+    The window's edge is that of the encoded matrix, also where the image has more voxels. The frame's `noise_gain` is
+    told by how much noise falls, so pixels stay in units of their noise; the note says by how much pixels widen.
 
     References
     ----------
@@ -47,9 +58,9 @@ class KspaceFilter:
     """
 
     window: str = "tukey"
-    """tukey, gaussian or hann."""
+    """tukey, gaussian, hann or fermi."""
     width: float = 0.3
-    """Part of the band that is tapered (tukey), width of the bell (gaussian), strength (hann)."""
+    """Part of the band that is tapered (tukey, fermi), width of the bell (gaussian), strength (hann)."""
 
     def __post_init__(self) -> None:
         if self.window not in WINDOWS:
@@ -58,8 +69,9 @@ class KspaceFilter:
             raise ConfigError("mri.filter width", expected="above 0, at most 1", got=str(self.width))
 
     def open(self, scan: Scan) -> None:
-        """Nothing to prepare."""
-        self._weights: dict[int, Tensor] = {}
+        """Plan the sizes."""
+        self._spaces = spaces(scan)
+        self._known: dict[tuple[int, float], tuple[Tensor, float]] = {}
 
     def feed(self, item: Item) -> Iterator[Item]:
         """Filter frames; other items pass."""
@@ -70,18 +82,64 @@ class KspaceFilter:
         return iter(())
 
     def _filtered(self, frame: Frame) -> Frame:
-        kspace = frame.kspace
-        for axis in (1, 2):
+        kspace, space = frame.kspace, self._spaces[frame.key.encoding]
+        power, told = 1.0, []
+        for axis, size, lines in ((1, space.z, frame.counts.any(axis=1)), (2, space.y, frame.counts.any(axis=0))):
             if kspace.shape[axis] > 1:
-                kspace.mul_(self._along(kspace, axis))
+                window, wider = self._window(size.encoded, size.encoded / 2)
+                kspace.mul_(_along(window, kspace, axis))
+                power *= _power(window, lines)
+                told.append(f"{size.name} {wider:.2f}")
         if kspace.shape[3] > 1:
-            spectrum = kernel("centred_fft")(kspace, (3,)) * self._along(kspace, 3)
+            window, wider = self._window(kspace.shape[3], _band(space.x))
+            spectrum = kernel("centred_fft")(kspace, (3,)).mul_(_along(window, kspace, 3))
             kspace.copy_(kernel("centred_ifft")(spectrum, (3,)))
-        return replace(frame, notes={**frame.notes, "k-space filter": f"{self.window}, width {self.width:g}"})
+            power *= _power(window, _inside(kspace.shape[3], _band(space.x)).numpy())
+            told.append(f"x {wider:.2f}")
+        note = f"{self.window}, width {self.width:g}: noise x {math.sqrt(power):.2f}, pixels wider by {', '.join(told)}"
+        notes = {**frame.notes, "k-space filter": note}
+        return replace(frame, notes=notes, noise_gain=frame.noise_gain * math.sqrt(power))
 
-    def _along(self, kspace: Tensor, axis: int) -> Tensor:
-        n = kspace.shape[axis]
-        if n not in self._weights:
-            r = (torch.arange(n) - n // 2).abs() / (n / 2)
-            self._weights[n] = WINDOWS[self.window](r, self.width).to(kspace.device)
-        return self._weights[n].view([-1 if a == axis else 1 for a in range(4)])
+    def _window(self, n: int, band: float) -> tuple[Tensor, float]:
+        """Return the window (n,) of which the edge lies `band` samples from the centre, and by how much it widens."""
+        if (n, band) not in self._known:
+            window = WINDOWS[self.window](_place(n).abs() / band, self.width)
+            inside = _inside(n, band).float()
+            self._known[n, band] = window, _width(window * inside) / _width(inside)
+        return self._known[n, band]
+
+
+def _band(x: Axis) -> float:
+    """Return how far the encoded samples reach from the centre of the image's spectrum along x [samples]."""
+    return min(x.encoded * x.recon / x.padded, x.recon) / 2
+
+
+def _place(n: int) -> Tensor:
+    return (torch.arange(n) - n // 2).float()
+
+
+def _inside(n: int, band: float) -> Tensor:
+    return _place(n).abs() <= band
+
+
+def _along(window: Tensor, like: Tensor, axis: int) -> Tensor:
+    return window.to(like.device).view([-1 if a == axis else 1 for a in range(like.ndim)])
+
+
+def _power(window: Tensor, measured: ArrayLike) -> float:
+    """Return the mean square of the window over the lines that hold noise."""
+    chosen = window[torch.from_numpy(np.asarray(measured, bool))]
+    return float(chosen.square().mean()) if chosen.numel() else 1.0
+
+
+def _width(window: Tensor) -> float:
+    """Return the full width at half maximum of a symmetric spectrum's point spread [1 / spectrum]."""
+    place = torch.arange(2048) / 1024  # voxels of the whole spectrum
+    k = _place(len(window))
+    profile = torch.cos(2 * math.pi * torch.outer(place, k) / len(window)) @ window
+    below = (profile < profile[0] / 2).nonzero()
+    if len(below) == 0:
+        return 2 * float(place[-1])
+    i = int(below[0])
+    rest = float((profile[i - 1] - profile[0] / 2) / (profile[i - 1] - profile[i]))
+    return 2 * (i - 1 + rest) / 1024

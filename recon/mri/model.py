@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from recon.linop import LinearOperator
+from recon.solve import cg
 
 
 class CartesianSense(LinearOperator):
@@ -43,13 +44,20 @@ class CartesianSense(LinearOperator):
         return torch.fft.fftshift(array, dim=self.axes)
 
     def _forward(self, x: Tensor) -> Tensor:
-        return torch.fft.fftn(self._to_coils(x), dim=self.axes, norm="ortho") * self.mask
+        return self.spectrum(x) * self.mask
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        return self._combined(torch.fft.ifftn(y * self.mask, dim=self.axes, norm="ortho"))
+        return self.image(y * self.mask)
 
     def _gram(self, x: Tensor) -> Tensor:
-        kspace = torch.fft.fftn(self._to_coils(x), dim=self.axes, norm="ortho").mul_(self.mask)
+        return self.image(self.spectrum(x).mul_(self.mask))
+
+    def spectrum(self, x: Tensor) -> Tensor:
+        """Return all of k-space (coil, a, b), measured or not."""
+        return torch.fft.fftn(self._to_coils(x), dim=self.axes, norm="ortho")
+
+    def image(self, kspace: Tensor) -> Tensor:
+        """Return what each set of maps sees of k-space: the adjoint of `spectrum`."""
         return self._combined(torch.fft.ifftn(kspace, dim=self.axes, norm="ortho"))
 
     def _to_coils(self, x: Tensor) -> Tensor:
@@ -63,3 +71,54 @@ class CartesianSense(LinearOperator):
         for coil in range(1, len(images)):
             out.addcmul_(self._conjugate[:, coil], images[coil].expand_as(out))
         return out
+
+
+class CartesianSeries(LinearOperator):
+    """A series (frame, a, b) seen by the same coils to k-space (frame, coil, a, b), each frame with its own samples.
+
+    One frame after the other, so that what is worked on stays in the cache.
+
+    Parameters
+    ----------
+    maps
+        (coil, a, b), centred at n // 2.
+    masks
+        Which samples were measured, (frame, a, b) or (frame, 1, b); centred at n // 2.
+    axes
+        Encoded axes: ``(-1,)`` or ``(-2, -1)``.
+    """
+
+    def __init__(self, maps: Tensor, masks: Tensor, axes: tuple[int, ...]) -> None:
+        n_coils, *plane = maps.shape
+        super().__init__((len(masks), *plane), (len(masks), n_coils, *plane))
+        self.masks = torch.fft.ifftshift(masks, dim=axes).to(maps.real.dtype)
+        self._frame = CartesianSense(maps[None], masks[0], axes)
+        self.centre_first, self.centre_middle = self._frame.centre_first, self._frame.centre_middle
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return torch.stack([self._frame.spectrum(one[None]) * mask for one, mask in zip(x, self.masks, strict=True)])
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        return torch.cat([self._frame.image(one * mask) for one, mask in zip(y, self.masks, strict=True)])
+
+    def _gram(self, x: Tensor) -> Tensor:
+        spectrum, image = self._frame.spectrum, self._frame.image
+        return torch.cat([image(spectrum(one[None]).mul_(mask)) for one, mask in zip(x, self.masks, strict=True)])
+
+    def still(self, y_image: Tensor, *, n_iterations: int = 10, damping: float = 0.01) -> Tensor:
+        """Return the series of one image repeated that fits best: where iterations may start.
+
+        Parameters
+        ----------
+        y_image
+            ``A^H y`` (frame, a, b).
+        n_iterations, damping
+            Of the conjugate gradients.
+        """
+        share = self.masks.mean(0)
+
+        def gram(x: Tensor) -> Tensor:
+            return self._frame.image(self._frame.spectrum(x).mul_(share))
+
+        rhs = y_image.mean(0, keepdim=True)
+        return cg(gram, rhs, n_iterations=n_iterations, damping=damping).x.expand(y_image.shape)

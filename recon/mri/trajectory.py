@@ -39,7 +39,7 @@ def in_cycles(traj: Points, matrix: tuple[int, ...]) -> tuple[Points, str]:
     return traj.astype(np.float32), "cycles per field of view"
 
 
-def density(traj: Points, shape: tuple[int, ...]) -> NDArray[np.float32]:
+def density(traj: Points, shape: tuple[int, ...], *, trust: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
     """Return the area of k-space that each sample (readout, sample) stands for, mean 1.
 
     Spokes through the centre have the ramp ``|k| ** (dims - 1)``; for all else the weights are found by iteration
@@ -51,8 +51,13 @@ def density(traj: Points, shape: tuple[int, ...]) -> NDArray[np.float32]:
         (readout, sample, dims) in cycles per field of view.
     shape
         Voxels of the image.
+    trust
+        Weight of each readout against others that measured the same places (readout,); 1 when None.
     """
-    weights = _ramp(traj) if is_radial(traj) else _pipe(traj, shape)
+    if not is_radial(traj):
+        weights = _pipe(traj, shape, trust)
+    else:
+        weights = ramp(traj) if trust is None else ramp(traj) * trust[:, None]
     return (weights / weights.mean()).astype(np.float32)
 
 
@@ -69,7 +74,8 @@ def is_radial(traj: Points) -> bool:
     return bool(straight and (along[:, 0] < 0).all() and (along[:, -1] > 0).all())
 
 
-def _ramp(traj: Points) -> NDArray[np.float64]:
+def ramp(traj: Points) -> NDArray[np.float64]:
+    """Return the weights (spoke, sample) of spokes, ``|k| ** (dims - 1)``, each spoke by itself."""
     radius = np.linalg.norm(traj, axis=2).astype(np.float64)
     step = np.median(np.linalg.norm(np.diff(traj, axis=1), axis=2))
     power = traj.shape[2] - 1
@@ -77,13 +83,16 @@ def _ramp(traj: Points) -> NDArray[np.float64]:
     return np.maximum(radius**power, centre)
 
 
-def _pipe(traj: Points, shape: tuple[int, ...]) -> NDArray[np.float64]:
+def _pipe(traj: Points, shape: tuple[int, ...], trust: NDArray[np.float32] | None) -> NDArray[np.float64]:
     points = traj.reshape(-1, traj.shape[-1])
     transform = Nufft(points, shape)
     window = torch.ones(1)
     for n in shape:  # a triangle in the image is a kernel that is nowhere negative in k-space
         window = window[..., None] * (1 - (torch.arange(n) - n // 2).abs() / (n / 2 + 1))
-    weights = torch.ones(1, len(points), dtype=torch.complex64)
+    start = np.ones(traj.shape[:2], np.complex64)
+    if trust is not None:  # samples that share a place keep their proportion
+        start *= trust[:, None]
+    weights = torch.from_numpy(start.reshape(1, -1))
     for _ in range(_PIPE_STEPS):
         weights = weights / transform(transform.adjoint(weights) * window).abs().clamp_min(1e-12)
     return weights[0].real.numpy().reshape(traj.shape[:2]).astype(np.float64)

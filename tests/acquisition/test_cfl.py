@@ -101,3 +101,11 @@ def test_a_missing_half_is_named(tmp_path: Path) -> None:
 def test_zeros_are_no_kspace(tmp_path: Path) -> None:
     with pytest.raises(FileFormatError, match="only zeros"):
         open_raw(written(tmp_path, np.zeros((1, 8, 8, 2))))
+
+
+def test_samples_that_are_no_numbers_are_named(tmp_path: Path) -> None:
+    array = kspace(1, 8, 8, 2)
+    array[0, 3, 3, 1] = complex("nan")
+    array[0, 4, 3, 1] = complex("inf")
+    with pytest.raises(FileFormatError, match="2 of 128 NaN or infinite"):
+        open_raw(written(tmp_path, array))

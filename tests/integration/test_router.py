@@ -109,7 +109,7 @@ def test_the_best_comes_first_in_the_explanation(tmp_path: Path) -> None:
         ({"protocol_name": "t2_map_knee", "sequence": "TurboSpinEcho"}, "mri_t2_map"),
         ({"protocol_name": "ep2d_diff", "trajectory": "epi"}, "mri_epi"),
         ({"protocol_name": "cine_realtime", "trajectory": "goldenangle"}, "mri_radial_realtime"),
-        ({"protocol_name": "spiral_fmri", "trajectory": "spiral"}, "mri_noncartesian"),
+        ({"protocol_name": "spiral_fmri", "trajectory": "spiral"}, "mri_spiral"),
         ({"protocol_name": "gre_ax", "sequence": "Flash"}, "mri_cartesian"),
     ],
 )
@@ -121,7 +121,7 @@ def test_usual_scans_get_what_is_made_for_them(changes: dict[str, str], name: st
 
 
 def test_a_sites_own_protocol_goes_first_among_equals(tmp_path: Path) -> None:
-    assert choose(library(tmp_path, own={"trajectory": ["spiral"]}), scan("spiral")).name == "own"
+    assert choose(library(tmp_path, own={"trajectory": ["other"]}), scan("other")).name == "own"
 
 
 @pytest.mark.parametrize(

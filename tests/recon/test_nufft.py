@@ -38,8 +38,12 @@ def test_the_toeplitz_operator_is_the_normal_operator(name: str, shape: tuple[in
     weights = torch.rand(len(traj), generator=torch.Generator().manual_seed(1))
     x = normal((2, *shape), torch.complex64)
     expected = transform.adjoint(transform(x) * weights)
-    found = Toeplitz(traj, weights, shape=shape, n_coils=2)(x)
+    toeplitz = Toeplitz(traj, weights, shape=shape)
+    found = toeplitz(x)
     assert (found - expected).abs().max() < 1e-3 * expected.abs().max()
+    maps = normal((2, *shape), torch.complex64, 5)
+    through = (maps.conj() * toeplitz(maps * x[:1])).sum(0)
+    assert (toeplitz.sense(maps)(x[0]) - through).abs().max() < 1e-5 * through.abs().max()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,9 @@ from torch import Tensor
 
 from recon.prior import (
     LocallyLowRank,
+    LowRank,
     TemporalFourierSparsity,
+    TemporalVariation,
     TotalVariation,
     WaveletSparsity,
     shrink_pairs,
@@ -70,6 +72,56 @@ def test_nothing_near_the_proximal_point_is_better(name: str, prior) -> None:
     for seed in range(20):
         other = x + 0.02 * normal((1, 16, 16), torch.complex64, seed + 1)
         assert objective(name, v, other, 0.5) > best - 1e-3
+
+
+def series_value(name: str, x: Tensor) -> float:
+    """Return R(x) of a series."""
+    if name == "variation":
+        return float((x[1:] - x[:-1]).abs().sum())
+    if name == "fourier":
+        return float(torch.fft.fft(x, dim=0, norm="ortho")[1:].abs().sum())
+    away = x - x.mean(0)
+    if name == "blocks":
+        away = away.reshape(len(x), 4, 4, 2, 4).permute(1, 3, 2, 4, 0).reshape(8, 16, len(x))
+        return float(torch.linalg.svdvals(away).sum())
+    return float(torch.linalg.svdvals(away.flatten(1)).sum())
+
+
+class _Still(LocallyLowRank):
+    """Blocks that stay in their place, to have one objective."""
+
+    def __call__(self, images: Tensor, step: float) -> Tensor:
+        self._calls = -1
+        return super().__call__(images, step)
+
+
+@pytest.mark.parametrize(
+    ("name", "prior"),
+    [
+        ("variation", TemporalVariation(0.5, n_inner=500)),
+        ("fourier", TemporalFourierSparsity(0.5)),
+        ("rank", LowRank(0.5)),
+        ("blocks", _Still(0.5, block=4)),
+    ],
+)
+def test_nothing_near_the_proximal_point_of_a_series_is_better(name: str, prior) -> None:
+    v = normal((6, 16, 8), torch.complex64)
+
+    def objective(x: Tensor) -> float:
+        return 0.5 * series_value(name, x) + 0.5 * float((x - v).abs().square().sum())
+
+    x = prior(v, 1.0)
+    assert objective(x) < objective(v)
+    for seed in range(20):
+        for size in (0.05, 0.005):
+            assert objective(x + size * normal((6, 16, 8), torch.complex64, seed + 1)) > objective(x) - 1e-3
+    assert torch.allclose(x.mean(0), v.mean(0), atol=1e-5)
+
+
+def test_the_lowest_frequencies_may_be_free_or_not() -> None:
+    v = normal((8, 3, 3), torch.complex64)
+    assert torch.allclose(TemporalFourierSparsity(9.0)(v, 1.0), v.mean(0).expand(8, 3, 3), atol=1e-5)
+    assert not TemporalFourierSparsity(9.0, free=0)(v, 1.0).any()
 
 
 def test_total_variation_flattens_and_keeps_the_mean_and_edges() -> None:

@@ -6,7 +6,7 @@ is given untouched and yields new ones where it changes something.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -60,6 +60,37 @@ def dead_coil(readouts: Iterable[Readouts], coil: int) -> Iterator[Readouts]:
     for block in readouts:
         data = block.data.copy()
         data[:, coil] = 0
+        yield replace(block, data=data)
+
+
+def spikes(readouts: Iterable[Readouts], at: Mapping[int, tuple[int, int]], *, value: complex) -> Iterator[Readouts]:
+    """Add `value` to one sample of some readouts: number of the readout -> (coil, sample)."""
+    for first, block in _counted(readouts):
+        hit = {i - first: place for i, place in at.items() if 0 <= i - first < len(block)}
+        if hit:
+            data = block.data.copy()
+            for row, (coil, sample) in hit.items():
+                data[row, coil, sample] += value
+            block = replace(block, data=data)
+        yield block
+
+
+def offset(readouts: Iterable[Readouts], value: complex, *, coil: int) -> Iterator[Readouts]:
+    """Add `value` to every sample of one coil, noise readouts included: a receiver's offset."""
+    for block in readouts:
+        data = block.data.copy()
+        data[:, coil] += value
+        yield replace(block, data=data)
+
+
+def noisy_coil(readouts: Iterable[Readouts], coil: int, *, std: float, seed: int = 0) -> Iterator[Readouts]:
+    """Bury one coil in noise of standard deviation `std` (E|n|^2 = std^2), noise readouts included."""
+    rng = np.random.default_rng(seed)
+    for block in readouts:
+        shape = (*block.data[:, coil].shape, 2)
+        data = block.data.copy()
+        noise = rng.standard_normal(shape, np.float32).view(np.complex64)[..., 0]
+        data[:, coil] += np.float32(std / np.sqrt(2)) * noise
         yield replace(block, data=data)
 
 

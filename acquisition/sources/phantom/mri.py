@@ -50,11 +50,20 @@ class Simulation:
         What is measured.
     phantom
         The object; the exam's head when absent.
+    coils
+        The receive array; a cage around the head when absent.
+
+    Raises
+    ------
+    ConfigError
+        The array has another number of coils than the exam.
     """
 
-    def __init__(self, exam: MriExam, phantom: Phantom | None = None) -> None:
+    def __init__(self, exam: MriExam, phantom: Phantom | None = None, *, coils: ReceiveArray | None = None) -> None:
+        if coils is not None and len(coils) != exam.n_coils:
+            raise ConfigError("simulation coils", expected=f"{exam.n_coils}, as the exam says", got=str(len(coils)))
         self.exam = exam
-        self._phantom = phantom
+        self._phantom, self._coils = phantom, coils
         self._kspace: OrderedDict[tuple[int, int], NDArray[np.complex64]] = OrderedDict()
 
     @cached_property
@@ -65,7 +74,7 @@ class Simulation:
     @cached_property
     def coils(self) -> ReceiveArray:
         """The receive array."""
-        return cage(self.exam.n_coils)
+        return self._coils or cage(self.exam.n_coils)
 
     @cached_property
     def scan(self) -> Scan:

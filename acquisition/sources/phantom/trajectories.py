@@ -36,6 +36,15 @@ def spiral(n_interleaves: int, n_samples: int, *, turns: float) -> Trajectory:
     return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1).astype(np.float32)
 
 
+def propeller(n_blades: int, n_lines: int, n_samples: int, *, matrix: int) -> Trajectory:
+    """Return blades of parallel lines, one cycle per field of view apart, evenly over half a circle."""
+    angle = (np.arange(n_blades) * math.pi / n_blades)[:, None, None]
+    across = ((np.arange(n_lines) - n_lines // 2) / matrix)[None, :, None]
+    along = ((np.arange(n_samples) - n_samples // 2) / n_samples)[None, None]
+    x, y = along * np.cos(angle) - across * np.sin(angle), along * np.sin(angle) + across * np.cos(angle)
+    return np.stack([x, y], axis=-1).reshape(-1, n_samples, 2).astype(np.float32)
+
+
 def kooshball(n_spokes: int, n_samples: int) -> Trajectory:
     """Return spokes through the centre of a sphere, spread by the spiral of Saff and Kuijlaars over half of it."""
     z = (np.arange(n_spokes) + 0.5) / n_spokes
