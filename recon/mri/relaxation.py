@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from acquisition.errors import ConfigError, HeaderError
-from acquisition.items import Image, Item, Kind, Position
+from acquisition.errors import HeaderError
+from acquisition.items import Image
 from acquisition.scan import Scan
 from acquisition.verdict import Level, Verdict
+from recon.mri.gathered import Gathered, foreground, mapped
 
 _STEPS = 8
 
 
 @dataclass(kw_only=True)
-class RelaxationMap:
+class RelaxationMap(Gathered):
     """Fit ``S = S0 exp(-TE / T)`` to the echoes of each slice as soon as the last one is there; echoes pass.
 
     Output ``t2`` or ``t2star`` [ms]; 0 where there is no signal or the fit fails. A logarithmic fit weighted by the
@@ -36,15 +37,17 @@ class RelaxationMap:
     threshold: float = 0.05
     """Part of the first echo's 99th percentile below which a voxel is background."""
 
-    def __post_init__(self) -> None:
-        if self.name not in ("t2", "t2star") or not self.longest_ms > 0 or not 0 <= self.threshold < 1:
-            raise ConfigError(
-                "map.relaxation",
-                expected="name t2 or t2star, longest_ms above 0, threshold 0 to 1",
-                got=f"{self.name}, {self.longest_ms}, {self.threshold}",
-            )
+    _name = "map.relaxation"
 
-    def open(self, scan: Scan) -> None:
+    def _rules(self) -> Sequence[tuple[str, bool, str]]:
+        return (
+            *super()._rules(),
+            ("name", self.name in ("t2", "t2star"), "t2 or t2star"),
+            ("longest_ms", self.longest_ms > 0, "above 0"),
+            ("threshold", 0 <= self.threshold < 1, "0 to below 1"),
+        )
+
+    def _expected(self, scan: Scan) -> int:
         """Read the echo times.
 
         Raises
@@ -60,55 +63,24 @@ class RelaxationMap:
                 got=", ".join(f"{1e3 * t:g} ms" for t in self._te_s) or "none",
                 action="choose a protocol without map.relaxation",
             )
-        self._echoes: dict[Position, dict[int, Image]] = {}
+        return len(self._te_s)
 
-    def feed(self, item: Item) -> Iterator[Item]:
-        """Pass everything on; give the map of a slice behind its last echo."""
-        yield item
-        if not isinstance(item, Image) or item.output != "conventional" or item.position.contrast >= len(self._te_s):
-            return
-        key = replace(item.position, contrast=0)
-        echoes = self._echoes.setdefault(key, {})
-        echoes[item.position.contrast] = item
-        if len(echoes) == len(self._te_s):
-            yield self._map(self._echoes.pop(key))
-
-    def close(self) -> Iterator[Item]:
-        """Say which slices lack echoes."""
-        if self._echoes:
-            yield Verdict(
-                check="map.relaxation",
-                level=Level.FLAG,
-                advice=f"{len(self._echoes)} slices lack echoes: no map of them was made.",
-                value=float(len(self._echoes)),
-                unit="slices",
-            )
-
-    def _map(self, echoes: dict[int, Image]) -> Image:
-        series = np.stack([np.abs(echoes[i].data).astype(np.float64) for i in range(len(self._te_s))])
-        inside = series[0] > self.threshold * np.percentile(series[0], 99)
+    def _made(self, images: list[Image]) -> Iterable[Image]:
+        series = np.stack([np.abs(i.data).astype(np.float64) for i in images])
+        inside = foreground(series[0], self.threshold)
         times_s, residual = fitted_decay(series, self._te_s, inside)
         times = np.clip(1e3 * times_s, 0, self.longest_ms)
         typical = float(np.median(residual[inside])) if inside.any() else 1.0
         poor = typical > 0.2
         verdict = Verdict(
-            check="map.relaxation",
+            check=self._name,
             level=Level.FLAG if poor else Level.PASS,
             advice="The echoes do not follow one exponential decay." if poor else "The decay fits.",
             value=typical,
             limit=0.2,
             evidence=f"median relative residual over {int(inside.sum())} voxels, {len(self._te_s)} echoes",
         )
-        first = echoes[0]
-        return replace(
-            first,
-            data=times.astype(np.float32),
-            unit="ms",
-            kind=Kind.MAGNITUDE,
-            output=self.name,
-            verdicts=(*first.verdicts, verdict),
-            last_readout_s=max(i.last_readout_s for i in echoes.values()),
-        )
+        yield mapped(images, times, output=self.name, unit="ms", verdicts=(verdict,))
 
 
 def fitted_decay(

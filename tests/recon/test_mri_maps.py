@@ -220,8 +220,8 @@ def test_diffusion_coefficients_are_found() -> None:
         (lambda: Outputs(kinds=("magnitude", "nice")), r"image\.outputs kinds"),
         (lambda: Swi(power=0), r"image\.swi"),
         (lambda: Projection(mode="mean"), "mode max or min"),
-        (lambda: RelaxationMap(name="t3"), "name t2 or t2star"),
-        (lambda: DiffusionMap(counter="slice"), "counter set"),
+        (lambda: RelaxationMap(name="t3"), "t2 or t2star"),
+        (lambda: DiffusionMap(counter="slice"), "counter: expected contrast"),
     ],
 )
 def test_wrong_parameters_are_refused(make: Any, message: str) -> None:
