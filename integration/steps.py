@@ -53,6 +53,11 @@ STEPS: dict[str, str] = {
     "image.gibbs": "recon.mri.gibbs:Gibbs",
     "image.interpolate": "recon.mri.interpolate:Interpolate",
     "image.echoes": "recon.mri.echoes:CombineEchoes",
+    "image.bias": "recon.mri.bias:Bias",
+    "image.unwarp": "recon.mri.unwarp:Unwarp",
+    "image.mpr": "recon.reformat:Reformat",
+    "image.subtract": "recon.register:Subtract",
+    "image.prior": "integration.prior:Prior",
     "image.outputs": "recon.mri.outputs:Outputs",
     "image.swi": "recon.mri.swi:Swi",
     "image.projection": "recon.mri.projection:Projection",
@@ -68,6 +73,9 @@ STEPS: dict[str, str] = {
     "check.image": "recon.checks:CheckImage",
 }
 """Where each Step lives."""
+
+_EXTRAS = {"SimpleITK": "registration"}
+"""Packages that only some Steps need, and the extra that brings them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +108,17 @@ def step_class(name: str, *, where: str = "protocol") -> type:
     if name not in STEPS:
         raise ConfigError(f"{where}: step {name!r}", expected=one_of(name, STEPS), got=repr(name))
     module, _, attribute = STEPS[name].partition(":")
-    found = getattr(importlib.import_module(module), attribute)
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRAS:
+            raise
+        raise ConfigError(
+            f"{where}: step {name}",
+            expected=f"the package {error.name}",
+            got="not installed",
+            action=f"pip install 'isocenter[{_EXTRAS[error.name]}]'",
+        ) from error
     assert isinstance(found, type)
     return found
 

@@ -1,4 +1,4 @@
-"""Reads our own MR series back: grid and real values. For checks and the command line, not for foreign objects."""
+"""Reads MR series: grid and real values; those of others by their rescale values, one image per object."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from acquisition.items import Image, Kind, Position
 
 Source = bytes | Path | str
 _KINDS = {"M": Kind.MAGNITUDE, "P": Kind.PHASE, "R": Kind.REAL, "I": Kind.IMAGINARY}
-_EVEN_MM = 1e-3
+_NEEDED = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "PixelData")
+_EVEN_MM = 1e-2
 
 
 def read_image(sources: Source | Iterable[Source]) -> Image:
@@ -66,10 +67,10 @@ def _read(source: Source) -> Dataset:
         dataset = dcmread(io.BytesIO(source) if isinstance(source, bytes) else source)
     except InvalidDicomError as error:
         raise FileFormatError(name, expected="a DICOM file", got=str(error)) from error
-    missing = [k for k in ("ImagePositionPatient", "RealWorldValueMappingSequence", "PixelData") if k not in dataset]
+    missing = [k for k in _NEEDED if k not in dataset]
     if missing or dataset.Modality != "MR":
-        got = f"modality {dataset.get('Modality')} without {', '.join(missing)}"
-        raise FileFormatError(name, expected="an MR image of ours", got=got)
+        got = f"modality {dataset.get('Modality')} without {', '.join(missing) or 'nothing'}"
+        raise FileFormatError(name, expected="an MR image, one slice per object", got=got)
     return dataset
 
 
@@ -92,7 +93,9 @@ def _frames(stack: list[Dataset]) -> list[list[Dataset]]:
 def _image(frame: list[Dataset]) -> Image:
     frame, grid = _stack(frame)
     first = frame[0]
-    unit, kind = first.RealWorldValueMappingSequence[0].LUTExplanation.rsplit(" ", 1)[1], first.ImageType[3]
+    unit, kind = "a.u.", next((k for k in first.get("ImageType", ()) if k in _KINDS), "M")
+    if "RealWorldValueMappingSequence" in first:
+        unit = first.RealWorldValueMappingSequence[0].LUTExplanation.rsplit(" ", 1)[1]
     return Image(
         data=np.stack([_values(d) for d in frame]),
         grid=grid,
@@ -110,6 +113,9 @@ def _image(frame: list[Dataset]) -> Image:
 
 
 def _values(dataset: Dataset) -> NDArray[np.float64]:
+    if "RealWorldValueMappingSequence" not in dataset:
+        slope, intercept = float(dataset.get("RescaleSlope", 1)), float(dataset.get("RescaleIntercept", 0))
+        return np.asarray(dataset.pixel_array * slope + intercept, float)
     mapping = dataset.RealWorldValueMappingSequence[0]
     return dataset.pixel_array * float(mapping.RealWorldValueSlope) + float(mapping.RealWorldValueIntercept)
 
@@ -121,7 +127,7 @@ def _stack(frame: list[Dataset]) -> tuple[list[Dataset], Grid]:
     if np.any(np.diff(along) > 0) and np.any(np.diff(along) < 0):
         order = np.argsort(along)
         frame, places = [frame[i] for i in order], places[order]
-    step = np.cross(x_dir, y_dir) * float(frame[0].SpacingBetweenSlices)
+    step = np.cross(x_dir, y_dir) * float(frame[0].get("SpacingBetweenSlices") or frame[0].SliceThickness)
     if len(frame) > 1:
         step = (places[-1] - places[0]) / (len(frame) - 1)
         worst = float(np.abs(places - places[0] - np.outer(np.arange(len(frame)), step)).max())

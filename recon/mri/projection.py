@@ -13,7 +13,7 @@ from acquisition.geometry import Grid
 from acquisition.items import Image, Item, Kind, Position
 from acquisition.scan import Scan
 from acquisition.verdict import Level, Verdict
-from recon.mri.series import frame_of, stacked
+from recon.series import frame_of, stacked
 
 DIRECTIONS = {"through": -3, "vertical": -2, "horizontal": -1}
 """Axis that is projected: through the slices, along y, along x."""

@@ -18,8 +18,8 @@ from recon.mri.diffusion import DiffusionMap
 from recon.mri.outputs import Outputs
 from recon.mri.projection import Projection
 from recon.mri.relaxation import RelaxationMap
-from recon.mri.series import stacked
 from recon.mri.swi import Swi, high_pass
+from recon.series import stacked
 
 GRID = Grid.from_centre(
     (1.0, -2.0, 3.0), shape=(1, 20, 24), spacing_mm=(4.0, 1.5, 1.0), directions=[(1, 0, 0), (0, 0, -1), (0, 1, 0)]
