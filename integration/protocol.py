@@ -51,6 +51,8 @@ class Match(BaseModel):
     """At least so many echoes or contrasts."""
     min_repetitions: int = 1
     """At least so many repetitions."""
+    min_weightings: int = 0
+    """At least so many different diffusion weightings."""
     beyond_grappa: bool = False
     """Undersampled in a way that mri.grappa cannot undo: along k2, by a fraction, or by more than 4."""
     parameter: str = ""

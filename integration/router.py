@@ -121,6 +121,10 @@ def _acceleration(scan: Scan) -> str:
     return "{:g} along k2, {:g} along k1".format(*encoding.acceleration) if encoding is not None else "none"
 
 
+def _weightings(scan: Scan) -> int:
+    return len(set(scan.mr.diffusion_b_s_per_mm2)) if scan.mr is not None else 0
+
+
 def _beyond_grappa(scan: Scan) -> bool:
     encoding = _encoding(scan)
     if encoding is None:
@@ -145,6 +149,7 @@ _CRITERIA: tuple[tuple[str, Callable[[Match, Scan], bool], Callable[[Scan], str]
         lambda m, s: _count(s, "repetition") >= m.min_repetitions,
         lambda s: f"{_count(s, 'repetition')}",
     ),
+    ("min_weightings", lambda m, s: _weightings(s) >= m.min_weightings, lambda s: f"{_weightings(s)}"),
     ("beyond_grappa", lambda m, s: _beyond_grappa(s), _acceleration),
     (
         "parameter",

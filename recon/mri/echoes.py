@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +57,7 @@ class FieldHz(Gathered):
     """Part of the first echo's 99th percentile below which a voxel is background."""
 
     _name = "map.field"
-    _kinds = (Kind.COMPLEX,)
+    _kinds: ClassVar = (Kind.COMPLEX,)
 
     def _rules(self) -> Sequence[tuple[str, bool, str]]:
         return (*super()._rules(), ("threshold", 0 <= self.threshold < 1, "0 to below 1"))

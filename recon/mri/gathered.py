@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ class Gathered:
     """Counter that tells them apart: contrast, set, repetition or phase."""
 
     _name = "map"
-    _kinds: tuple[Kind, ...] = (Kind.MAGNITUDE, Kind.REAL, Kind.COMPLEX)
+    _kinds: ClassVar[tuple[Kind, ...]] = (Kind.MAGNITUDE, Kind.REAL, Kind.COMPLEX)
     _n = 0
 
     def __post_init__(self) -> None:

@@ -89,34 +89,34 @@ class _Iterative(CoilOptions):
         """Solve for one slice (coil, 1, k1, x); return k-space (set, 1, k1, x) and the relative misfit."""
         resize, n_k1, n = kernel("resize"), kspace.shape[2], coils.maps.shape[3]
         data = resize(torch.einsum("vc,cyx->vxy", coils.compression, kspace[:, 0]), n, 2)
-        solved, misfit = self._problem(coils.maps, resize(mask, n, 1), data=data, axes=(-1,), level=level)
+        solved, energy = self._problem(coils.maps, resize(mask, n, 1), data=data, axes=(-1,), level=level)
         full = resize(kernel("centred_fft")(solved, (2,)), n_k1, 2)
-        return full.transpose(1, 2)[:, None], misfit
+        return full.transpose(1, 2)[:, None], _misfit([energy])
 
     def _volume(self, kspace: Tensor, coils: Coils, *, mask: Tensor, level: float) -> tuple[Tensor, float]:
-        """Solve for each x of a volume; return k-space (set, k2, k1, x) and the largest misfit."""
+        """Solve for each x of a volume; return k-space (set, k2, k1, x) and the relative misfit."""
         n_sets, _, *grid = coils.maps.shape[1:]
         out = kspace.new_zeros((n_sets, *kspace.shape[1:]))
-        mask, misfits = resized(mask, grid), [0.0]
+        mask, energies = resized(mask, grid), []
         for x in range(kspace.shape[3]):
             data = resized(torch.einsum("vc,czy->vzy", coils.compression, kspace[..., x]), grid)
             if data.any():
-                solved, misfit = self._problem(coils.maps[x], mask, data=data, axes=(-2, -1), level=level)
+                solved, energy = self._problem(coils.maps[x], mask, data=data, axes=(-2, -1), level=level)
                 out[..., x] = resized(kernel("centred_fft")(solved, (1, 2)), kspace.shape[1:3])
-                misfits.append(misfit)
-        return out, max(misfits)
+                energies.append(energy)
+        return out, _misfit(energies)
 
     def _problem(
         self, maps: Tensor, mask: Tensor, *, data: Tensor, axes: tuple[int, ...], level: float
-    ) -> tuple[Tensor, float]:
+    ) -> tuple[Tensor, tuple[float, float]]:
+        """Solve for one plane; return the images, and the energy of the samples that they do not explain and of all."""
         model = CartesianSense(maps, mask, axes)
         data = model.centre_first(data) * model.mask
         rhs = model.adjoint(data)
         solution = self._solve(model, rhs, level * math.sqrt(float(mask.double().mean()))).x
         total = inner(data, data)
         unexplained = total + inner(solution, model.gram(solution) - 2 * rhs)
-        misfit = math.sqrt(max(unexplained, 0.0) / total) if total > 0 else 0.0
-        return model.centre_middle(solution), misfit
+        return model.centre_middle(solution), (unexplained, total)
 
     def _told(self, frame: Frame, kspace: Tensor, *, n_coils: int, misfit: float) -> Frame:
         poor = misfit > self.flag_above
@@ -222,6 +222,12 @@ class TvSense(_Iterative):
     def _solve(self, model: CartesianSense, rhs: Tensor, noise: float) -> Solution:
         prior: Prox = TotalVariation(self.weight * noise)
         return fista(model.gram, rhs, prior, step=1.0, n_iterations=self.n_iterations)
+
+
+def _misfit(energies: Sequence[tuple[float, float]]) -> float:
+    """Return the relative misfit of all planes together: one of noise alone is explained by nothing, and says nothing."""
+    unexplained, total = (sum(e[i] for e in energies) for i in (0, 1))
+    return math.sqrt(max(unexplained, 0.0) / total) if total > 0 else 0.0
 
 
 def held(frame: Frame, why: str, name: str) -> Frame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +43,7 @@ class VelocityMap(Gathered):
     """Part of the reference's 99th percentile below which a voxel is background."""
 
     _name = "map.velocity"
-    _kinds = (Kind.COMPLEX,)
+    _kinds: ClassVar = (Kind.COMPLEX,)
 
     def _rules(self) -> Sequence[tuple[str, bool, str]]:
         return (

@@ -111,12 +111,40 @@ def test_the_best_comes_first_in_the_explanation(tmp_path: Path) -> None:
         ({"protocol_name": "cine_realtime", "trajectory": "goldenangle"}, "mri_radial_realtime"),
         ({"protocol_name": "spiral_fmri", "trajectory": "spiral"}, "mri_spiral"),
         ({"protocol_name": "gre_ax", "sequence": "Flash"}, "mri_cartesian"),
+        ({"protocol_name": "t1_mprage_sag", "dimensions": "3"}, "mri_mprage"),
+        ({"protocol_name": "t1_mprage_sag", "dimensions": "3", "acceleration": "2"}, "mri_mprage_caipi"),
+        ({"protocol_name": "t1_mprage_cs", "dimensions": "3", "parameter": "irregular_sampling"}, "mri_mprage_cs"),
+        ({"protocol_name": "pd_tse_fs_cor", "sequence": "TurboSpinEcho", "body_part": "KNEE"}, "mri_knee"),
+        ({"protocol_name": "ep2d_diff", "trajectory": "epi", "b": "yes"}, "mri_dwi"),
+        ({"protocol_name": "ep2d_perf", "trajectory": "epi"}, "mri_perfusion"),
+        ({"protocol_name": "flow_ao", "parameter": "venc"}, "mri_flow"),
+        ({"protocol_name": "gre_field_mapping"}, "mri_field_map"),
+        ({"protocol_name": "t2_me2d_sag"}, "mri_multi_echo"),
+        ({"protocol_name": "cv_t1_molli"}, "mri_molli"),
+        ({"protocol_name": "t1_map_ir"}, "mri_t1_map"),
+        ({"protocol_name": "t2_blade_tra", "trajectory": "other"}, "mri_propeller"),
+        ({"protocol_name": "grasp_vibe", "trajectory": "goldenangle"}, "mri_grasp"),
     ],
 )
 def test_usual_scans_get_what_is_made_for_them(changes: dict[str, str], name: str) -> None:
     subject = scan(changes.get("trajectory", "cartesian"), protocol_name=changes["protocol_name"])
     assert subject.mr is not None
-    subject = replace(subject, mr=replace(subject.mr, sequence_type=changes.get("sequence", "")))
+    encoding = subject.mr.encodings[0]
+    if "dimensions" in changes:
+        limits = {**encoding.limits, "k2": Limits(0, 15, 8)}
+        encoding = replace(encoding, matrix=(16, *encoding.matrix[1:]), limits=limits)
+        encoding = replace(encoding, acceleration=(float(changes.get("acceleration", 1)), 2.0))
+    if changes["protocol_name"] == "ep2d_perf":
+        encoding = replace(encoding, limits={"repetition": Limits(0, 49, 0)})
+    header = replace(subject.mr, sequence_type=changes.get("sequence", ""), encodings=(encoding,))
+    if "b" in changes:
+        header = replace(header, diffusion_b_s_per_mm2=(0.0, 1000.0))
+    subject = replace(
+        subject,
+        mr=header,
+        study=Study(body_part=changes.get("body_part")),
+        user_parameters={changes["parameter"]: 100.0} if "parameter" in changes else {},
+    )
     assert choose(Library(), subject).name == name
 
 
