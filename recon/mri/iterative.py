@@ -225,7 +225,7 @@ class TvSense(_Iterative):
 
 
 def _misfit(energies: Sequence[tuple[float, float]]) -> float:
-    """Return the relative misfit of all planes together: one of noise alone is explained by nothing, and says nothing."""
+    """Return the relative misfit of all planes together: one that holds noise alone says nothing."""
     unexplained, total = (sum(e[i] for e in energies) for i in (0, 1))
     return math.sqrt(max(unexplained, 0.0) / total) if total > 0 else 0.0
 
