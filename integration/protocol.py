@@ -55,6 +55,8 @@ class Match(BaseModel):
     """At least so many different diffusion weightings."""
     beyond_grappa: bool = False
     """Undersampled in a way that mri.grappa cannot undo: along k2, by a fraction, or by more than 4."""
+    lattice: bool = False
+    """Undersampled along k2 (and k1) by whole numbers up to 4: what mri.grappa_3d undoes."""
     parameter: str = ""
     """A vendor's parameter of this name is there and not zero."""
     never: bool = False

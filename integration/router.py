@@ -133,6 +133,12 @@ def _beyond_grappa(scan: Scan) -> bool:
     return along_k2 > 1 or along_k1 > MAX_ACCELERATION or along_k1 != round(along_k1)
 
 
+def _lattice(scan: Scan) -> bool:
+    encoding = _encoding(scan)
+    along = (1.0, 1.0) if encoding is None else encoding.acceleration
+    return along[0] > 1 and all(a == round(a) and a <= MAX_ACCELERATION for a in along)
+
+
 def _found(pattern: str, text: str | None) -> bool:
     return re.search(pattern, text or "", re.IGNORECASE) is not None
 
@@ -151,6 +157,7 @@ _CRITERIA: tuple[tuple[str, Callable[[Match, Scan], bool], Callable[[Scan], str]
     ),
     ("min_weightings", lambda m, s: _weightings(s) >= m.min_weightings, lambda s: f"{_weightings(s)}"),
     ("beyond_grappa", lambda m, s: _beyond_grappa(s), _acceleration),
+    ("lattice", lambda m, s: _lattice(s), _acceleration),
     (
         "parameter",
         lambda m, s: s.user_parameters.get(m.parameter, 0) not in (0, 0.0, "", "0"),
@@ -160,7 +167,7 @@ _CRITERIA: tuple[tuple[str, Callable[[Match, Scan], bool], Callable[[Scan], str]
 )
 """Name of the criterion, whether it holds, and what the scan says."""
 
-_WEIGHTS = {"beyond_grappa": 8, "name": 4, "parameter": 4, "body_part": 2, "sequence": 2}
+_WEIGHTS = {"beyond_grappa": 8, "lattice": 8, "name": 4, "parameter": 4, "body_part": 2, "sequence": 2}
 
 
 def _described(scan: Scan) -> str:

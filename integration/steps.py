@@ -31,6 +31,7 @@ STEPS: dict[str, str] = {
     "mri.compress": "recon.mri.compress:Compress",
     "mri.compress_geometric": "recon.mri.compress:CompressGeometric",
     "mri.grappa": "recon.mri.grappa:Grappa",
+    "mri.grappa_3d": "recon.mri.grappa_3d:Grappa3d",
     "mri.pocs": "recon.mri.partial_fourier:Pocs",
     "mri.homodyne": "recon.mri.partial_fourier:Homodyne",
     "mri.filter": "recon.mri.kfilter:KspaceFilter",

@@ -166,17 +166,17 @@ class Grappa:
         declared = round(space.encoding.acceleration[1])
         pattern = detect(measured_lines(frame.counts), declared)
         if pattern is None:
-            return _held(frame, "the measured lines follow no regular pattern")
+            return held(frame, "the measured lines follow no regular pattern")
         if pattern.acceleration == 1:
             return replace(frame, notes={**frame.notes, "acceleration": "1"})
         source = self._source(frame.key)
         calibration = None if source is None else self._calibrations[source]
         obstacle = self._obstacle(calibration, pattern.acceleration)
         if obstacle or source is None:
-            return _held(frame, f"R={pattern.acceleration}: {obstacle}")
+            return held(frame, f"R={pattern.acceleration}: {obstacle}")
         weights, hybrid = self._prepared(source, pattern.acceleration)
         if hybrid.shape[1] != self.kernel[0] * frame.kspace.shape[0]:
-            return _held(frame, "the calibration was measured with other coils")
+            return held(frame, "the calibration was measured with other coils")
         fill(frame, pattern, hybrid, within=space.y.indices)
         return replace(self._told(frame, weights, pattern, declared), unfolding=hybrid)
 
@@ -238,7 +238,7 @@ def fill(frame: Frame, pattern: Pattern, weights: Tensor, *, within: range) -> N
         plane.index_copy_(1, to, made[:, chosen].permute(2, 1, 0))
 
 
-def _held(frame: Frame, why: str) -> Frame:
+def held(frame: Frame, why: str) -> Frame:
     """Mark a frame that goes on with zeros where lines were not measured."""
     verdict = Verdict(
         check="mri.grappa",
