@@ -66,7 +66,7 @@ def error(image: Image, simulation: Simulation) -> float:
 
 @pytest.mark.parametrize(
     ("r2", "r1", "shift", "loss"),
-    [(2, 2, 0, 0.02), (2, 2, 1, 0.02), (2, 1, 0, 0.02), (2, 3, 1, 0.045), (2, 3, 2, 0.045), (3, 2, 1, 0.11)],
+    [(2, 2, 0, 0.035), (2, 2, 1, 0.035), (2, 1, 0, 0.035), (2, 3, 1, 0.045), (2, 3, 2, 0.045), (3, 2, 1, 0.11)],
 )
 def test_volumes_are_unfolded(r2: int, r1: int, shift: int, loss: float) -> None:
     simulation = volume()
@@ -90,9 +90,7 @@ def test_measured_lines_are_never_changed() -> None:
     wanted = lattice(2, 2, 1)
     counts = np.array([[wanted(a, b) for b in range(52)] for a in range(24)]).astype(np.uint16)
 
-    kspace = torch.from_numpy(rng.normal(size=(3, 24, 52, 6)) + 1j * rng.normal(size=(3, 24, 52, 6))).to(
-        torch.complex64
-    )
+    kspace = normal((3, 24, 52, 6), torch.complex64)
     kspace *= torch.from_numpy(counts > 0)[None, :, :, None]
     frame = Frame(
         kspace=kspace.clone(), counts=counts, key=FrameKey(0, 0, 0, 0, 0, 0), head=np.zeros(1, READOUT_HEAD)[0]
