@@ -21,6 +21,7 @@ from integration.runner import Run
 from recon.mri.grappa_3d import Grappa3d, Lattice, fill, find_lattice
 from recon.mri.items import Frame, FrameKey
 from tests.phantoms import nrmse, small_simulation
+from tests.properties import normal
 
 LIBRARY = Library()
 ACS = (range(7, 17), range(16, 36))
