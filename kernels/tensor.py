@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 _POWER_STEPS = 12  # 8 leave 1e-3 in the coil maps of a head, 12 leave 1e-4
+_SINGLE_FROM = 5e-4  # regularisation far above the rounding of complex64 products
 
 
 def centred_fft(data: Tensor, axes: tuple[int, ...]) -> Tensor:
@@ -64,7 +65,8 @@ def grappa_calibrate(
     Each target sample is a weighted sum of the samples of all coils on the nearest `taps` measured lines and
     `width` neighbours along the readout; the weights minimise ``|A w - b|^2 + lambda |w|^2`` over every place
     the kernel fits, ``lambda = regularisation * trace(A^H A) / n``. The Gram matrix is summed plane by plane and
-    solved by Cholesky, in complex128: in complex64 its rounding alone makes it indefinite for smooth coils.
+    solved by Cholesky in complex128. Products are complex64 only where the regularisation is far above their rounding,
+    which for smooth coils alone would make the matrix indefinite.
 
     Parameters
     ----------
@@ -92,8 +94,9 @@ def grappa_calibrate(
     gram = acs.new_zeros((n, n), dtype=torch.complex128)
     cross = acs.new_zeros((n, m), dtype=torch.complex128)
     energy = 0.0
+    exact = torch.complex128 if regularisation < _SINGLE_FROM else acs.dtype
     for plane in acs.unbind(1):
-        a, b = _calibration_equations(plane.to(gram.dtype), acceleration, taps=taps, width=width)
+        a, b = _calibration_equations(plane.to(exact), acceleration, taps=taps, width=width)
         gram += a.mH @ a
         cross += a.mH @ b
         energy += float(b.abs().square().sum())

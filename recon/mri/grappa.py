@@ -22,6 +22,7 @@ from recon.mri.space import spaces
 
 logger = logging.getLogger(__name__)
 
+_READOUT = 128  # samples around the centre of k-space along the readout that weights are fitted on: the rest adds noise
 _WEIGHTS_BYTES = 512 << 20  # hybrid weights that are kept; more slices are expanded again from their kernel
 
 
@@ -54,8 +55,9 @@ class Grappa:
     """
 
     kernel: tuple[int, int] = (4, 5)
-    """Measured lines (even) and samples along the readout (odd) that make one sample."""
-    regularisation: float = 3e-4
+    """Measured lines (even) and samples along the readout (odd) that make one sample; lines that would span more than
+    half of the calibration are left out."""
+    regularisation: float = 1e-3
     """Tikhonov weight, relative to the mean power of a source sample."""
     flag_above: float = 0.5
     """Relative error of the fit from which the image is marked."""
@@ -135,7 +137,7 @@ class Grappa:
         if calibration is None:
             return "no calibration lines were measured"
         n_coils, _, n_lines, n_x = calibration.kspace.shape
-        taps, width = self.kernel
+        taps, width = self._taps(n_lines, acceleration), self.kernel[1]
         if n_coils < 2:
             return "one coil cannot tell aliased places apart"
         if n_lines < (needed := (taps - 1) * acceleration + 1):
@@ -155,11 +157,22 @@ class Grappa:
 
     def _fit(self, calibration: Calibration, acceleration: int) -> _Weights:
         acs = kernel("centred_fft")(calibration.kspace, (3,))
+        first = max(0, acs.shape[3] // 2 - _READOUT // 2)
         weights, error = kernel("grappa_calibrate")(
-            acs, acceleration, kernel=self.kernel, regularisation=self.regularisation
+            acs[..., first : first + _READOUT],
+            acceleration,
+            kernel=(self._taps(acs.shape[2], acceleration), self.kernel[1]),
+            regularisation=self.regularisation,
         )
         logger.info("scan %s: GRAPPA R=%d for %s, error %.3f", self._uid, acceleration, tuple(calibration.key), error)
         return _Weights(kernel=weights, error=error, n_lines=acs.shape[2], source=calibration.key)
+
+    def _taps(self, n_lines: int, acceleration: int) -> int:
+        """Return how many lines make one: fewer than asked where they would span more than half of the calibration."""
+        taps = self.kernel[0]
+        while taps > 2 and (taps - 1) * acceleration + 1 > n_lines // 2:
+            taps -= 2
+        return taps
 
     def _fill(self, frame: Frame) -> Frame:
         space = self._spaces[frame.key.encoding]
@@ -175,7 +188,7 @@ class Grappa:
         if obstacle or source is None:
             return held(frame, f"R={pattern.acceleration}: {obstacle}")
         weights, hybrid = self._prepared(source, pattern.acceleration)
-        if hybrid.shape[1] != self.kernel[0] * frame.kspace.shape[0]:
+        if hybrid.shape[1] != weights.kernel.shape[0] * frame.kspace.shape[0]:
             return held(frame, "the calibration was measured with other coils")
         fill(frame, pattern, hybrid, within=space.y.indices)
         return replace(self._told(frame, weights, pattern, declared), unfolding=hybrid)
@@ -185,7 +198,7 @@ class Grappa:
         r = pattern.acceleration
         notes = {
             "acceleration": str(r),
-            "grappa": f"kernel {self.kernel[0]}x{self.kernel[1]}, regularisation {self.regularisation:g}, "
+            "grappa": f"kernel {weights.kernel.shape[0]}x{self.kernel[1]}, regularisation {self.regularisation:g}, "
             f"{weights.n_lines} calibration lines, error {weights.error:.3f}",
         }
         poor = weights.error > self.flag_above
