@@ -57,6 +57,8 @@ class Match(BaseModel):
     """Undersampled in a way that mri.grappa cannot undo: along k2, by a fraction, or by more than 4."""
     lattice: bool = False
     """Undersampled along k2 (and k1) by whole numbers up to 4: what mri.grappa_3d undoes."""
+    multiband: bool = False
+    """Several slices are measured together (user parameter multiband above 1)."""
     parameter: str = ""
     """A vendor's parameter of this name is there and not zero."""
     never: bool = False

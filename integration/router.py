@@ -11,6 +11,7 @@ from acquisition.scan import Encoding, Scan
 from integration.doors.request import AUTO
 from integration.protocol import SHIPPED, Library, Match, Protocol
 from recon.mri.pattern import MAX_ACCELERATION
+from recon.mri.space import multiband
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +159,7 @@ _CRITERIA: tuple[tuple[str, Callable[[Match, Scan], bool], Callable[[Scan], str]
     ("min_weightings", lambda m, s: _weightings(s) >= m.min_weightings, lambda s: f"{_weightings(s)}"),
     ("beyond_grappa", lambda m, s: _beyond_grappa(s), _acceleration),
     ("lattice", lambda m, s: _lattice(s), _acceleration),
+    ("multiband", lambda m, s: multiband(s) > 1, lambda s: f"{multiband(s)} slices together"),
     (
         "parameter",
         lambda m, s: s.user_parameters.get(m.parameter, 0) not in (0, 0.0, "", "0"),
@@ -167,7 +169,7 @@ _CRITERIA: tuple[tuple[str, Callable[[Match, Scan], bool], Callable[[Scan], str]
 )
 """Name of the criterion, whether it holds, and what the scan says."""
 
-_WEIGHTS = {"beyond_grappa": 8, "lattice": 8, "name": 4, "parameter": 4, "body_part": 2, "sequence": 2}
+_WEIGHTS = {"beyond_grappa": 8, "lattice": 8, "multiband": 8, "name": 4, "parameter": 4, "body_part": 2, "sequence": 2}
 
 
 def _described(scan: Scan) -> str:

@@ -30,6 +30,8 @@ STEPS: dict[str, str] = {
     "mri.assemble": "recon.mri.assemble:Assemble",
     "mri.compress": "recon.mri.compress:Compress",
     "mri.compress_geometric": "recon.mri.compress:CompressGeometric",
+    "mri.slice_grappa": "recon.mri.sms:SliceGrappa",
+    "mri.split_slice_grappa": "recon.mri.sms:SplitSliceGrappa",
     "mri.grappa": "recon.mri.grappa:Grappa",
     "mri.grappa_3d": "recon.mri.grappa_3d:Grappa3d",
     "mri.pocs": "recon.mri.partial_fourier:Pocs",

@@ -17,7 +17,7 @@ from recon.mri.buffers import FrameBuffer, Pool
 from recon.mri.complete import frame_verdicts, is_complete
 from recon.mri.items import Calibration, Frame, FrameKey
 from recon.mri.pattern import as_ranges, central_region, central_run
-from recon.mri.space import Space, spaces
+from recon.mri.space import Space, multiband, spaces
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class Assemble:
         LimitError
             One frame would take more memory than allowed.
         """
-        self._uid, self._spaces = scan.uid, spaces(scan)
+        self._uid, self._spaces, self._simultaneous = scan.uid, spaces(scan), multiband(scan)
         self._pool = Pool(int(self.max_gib * (1 << 30)))
         self._frames: dict[FrameKey, FrameBuffer] = {}
         self._references: dict[FrameKey, FrameBuffer] = {}
@@ -263,7 +263,8 @@ class Assemble:
 
     def _absent_slices(self) -> Iterator[Verdict]:
         slices = self._spaces[0].encoding.limit("slice")
-        absent = sorted(set(range(slices.minimum, slices.maximum + 1)) - {key.slice for key in self._done})
+        n_slices = (slices.maximum + 1 - slices.minimum) // self._simultaneous
+        absent = sorted(set(range(slices.minimum, slices.minimum + n_slices)) - {key.slice for key in self._done})
         if absent:
             yield Verdict(
                 check="mri.slices",
@@ -295,4 +296,5 @@ def _cut(frame: FrameBuffer, region: tuple[slice, slice], *, separate: bool) -> 
         matrix=(frame.counts.shape[0], frame.counts.shape[1]),
         key=frame.key,
         separate=separate,
+        head=frame.head,
     )

@@ -77,3 +77,5 @@ class Calibration:
     """The frame it was measured with."""
     separate: bool = False
     """True when it is a reference scan of its own and not part of the frame."""
+    head: np.void | None = None
+    """`READOUT_HEAD` record of its first readout: where the slice lies."""

@@ -84,6 +84,12 @@ def spaces(scan: Scan) -> tuple[Space, ...]:
     return tuple(_space(encoding, f"header encoding {i}") for i, encoding in enumerate(encodings))
 
 
+def multiband(scan: Scan) -> int:
+    """Return how many slices are measured together: the user parameter ``multiband``, else 1."""
+    value = scan.user_parameters.get("multiband", 1)
+    return max(1, round(value)) if not isinstance(value, str) else 1
+
+
 def _space(encoding: Encoding, where: str) -> Space:
     if encoding.trajectory not in (CARTESIAN, EPI):
         raise HeaderError(

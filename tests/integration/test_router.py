@@ -48,11 +48,11 @@ def test_a_cartesian_scan_gets_the_cartesian_protocol() -> None:
         {"trajectory": ["cartesian"], "body_part": "knee"},
         {"trajectory": ["cartesian"], "min_contrasts": 3},
         {"trajectory": ["cartesian"], "min_repetitions": 10},
-        {"trajectory": ["cartesian"], "parameter": "multiband"},
+        {"trajectory": ["cartesian"], "parameter": "fatsat"},
     ],
 )
 def test_more_criteria_win(tmp_path: Path, match: dict[str, object]) -> None:
-    subject = scan(study=Study(body_part="KNEE"), user_parameters={"multiband": 2.0})
+    subject = scan(study=Study(body_part="KNEE"), user_parameters={"fatsat": 2.0})
     found = choose(library(tmp_path, special=match), subject)
     assert found.name == "special"
 
@@ -64,7 +64,7 @@ def test_more_criteria_win(tmp_path: Path, match: dict[str, object]) -> None:
         {"trajectory": ["epi"]},
         {"trajectory": ["cartesian"], "dimensions": 3},
         {"trajectory": ["cartesian"], "min_contrasts": 4},
-        {"trajectory": ["cartesian"], "parameter": "multiband"},
+        {"trajectory": ["cartesian"], "parameter": "fatsat"},
         {"trajectory": ["cartesian"], "dimensions": 2, "never": True},
     ],
 )
@@ -146,6 +146,11 @@ def test_usual_scans_get_what_is_made_for_them(changes: dict[str, str], name: st
         user_parameters={changes["parameter"]: 100.0} if "parameter" in changes else {},
     )
     assert choose(Library(), subject).name == name
+
+
+@pytest.mark.parametrize(("factor", "name"), [(1.0, "mri_cartesian"), (3.0, "mri_sms")])
+def test_slices_measured_together_are_taken_apart(factor: float, name: str) -> None:
+    assert choose(Library(), scan(protocol_name="x", user_parameters={"multiband": factor})).name == name
 
 
 def test_a_sites_own_protocol_goes_first_among_equals(tmp_path: Path) -> None:
