@@ -28,7 +28,9 @@ from recon.mri.space import multiband, spaces
 
 logger = logging.getLogger(__name__)
 
-_READOUT = 128  # samples around the centre of k-space along the readout that weights are fitted on
+_LINES, _READOUT = 32, 64  # samples around the centre of k-space that weights are fitted on: more cost, and add noise
+Tensors = Sequence[Tensor]
+
 _GEOMETRY = ("position", "read_dir", "phase_dir", "slice_dir")
 
 
@@ -112,8 +114,11 @@ class _SliceGrappa:
         return iter(())
 
     @abstractmethod
-    def _equations(self, sources: Sequence[Tensor], targets: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the normal matrix (n, n) and right-hand sides (n, slice * coil) from each slice's equations."""
+    def _equations(self, sources: Tensors, targets: Tensors, grams: Tensors, crosses: Tensors) -> tuple[Tensor, Tensor]:
+        """Return the normal matrix (n, n) and right-hand sides (n, slice * coil).
+
+        `sources` A (place, n) and `targets` b (place, coil) of each slice alone, with ``A^H A`` and ``A^H b``.
+        """
 
     def _slices(self, group: int) -> list[int]:
         return [self._first + group + j * self._n_groups for j in range(self._factor)]
@@ -153,20 +158,30 @@ class _SliceGrappa:
             acs = kernel("centred_fft")(calibration.kspace[:, 0], (2,))
             first = max(0, acs.shape[2] // 2 - _READOUT // 2)
             lines = torch.arange(acs.shape[1]) + calibration.first[1]
-            turned = acs[..., first : first + _READOUT] * self._turn(j, lines, calibration.matrix[1])[:, None]
+            part = self._middle(lines, calibration.matrix[1])
+            turned = acs[:, part, first : first + _READOUT] * self._turn(j, lines[part], calibration.matrix[1])[:, None]
             a, b = self._patches(turned)
             sources.append(a)
             targets.append(b)
-        gram, cross = self._equations(sources, targets)
+        grams = [a.mH @ a for a in sources]
+        crosses = [a.mH @ b for a, b in zip(sources, targets, strict=True)]
+        gram, cross = self._equations(sources, targets, grams, crosses)
         scale = max(self.regularisation * float(gram.diagonal().real.mean()), torch.finfo(torch.float64).tiny)
         regular = gram.to(torch.complex128) + scale * torch.eye(len(gram), dtype=torch.complex128)
         weights = torch.cholesky_solve(cross.to(torch.complex128), torch.linalg.cholesky(regular)).to(torch.complex64)
-        leakage, error = _judged(weights, sources, targets)
+        energies = [float(b.abs().square().sum()) for b in targets]
+        leakage, error = _judged(weights, grams, crosses, energies)
         logger.info("scan %s: slices %s apart, leakage %s", self._uid, self._slices(group), leakage)
         n_coils = targets[0].shape[1]
         spread = weights.reshape(*self.kernel, n_coils, self._factor, n_coils)
         n_x = self._calibrations[self._slices(group)[0]].kspace.shape[3]
         return _Group(kernel("grappa_hybrid")(spread, n_x), leakage, error)
+
+    def _middle(self, lines: Tensor, n: int) -> slice:
+        """Return which reference lines weights are fitted on: about the centre, as many as the kernel's span asks."""
+        half = max(_LINES // 2, (self.kernel[0] - 1) * self._r)
+        kept = ((lines >= n // 2 - half) & (lines < n // 2 + half)).nonzero()[:, 0]
+        return slice(int(kept[0]), int(kept[-1]) + 1) if len(kept) else slice(0, len(lines))
 
     def _patches(self, acs: Tensor) -> tuple[Tensor, Tensor]:
         """Return A (place, tap * k0 * coil) and b (place, coil) of one slice (coil, k1, k0)."""
@@ -239,7 +254,7 @@ class SliceGrappa(_SliceGrappa):
     Setsompop et al., Magn Reson Med 2012;67:1210, DOI 10.1002/mrm.23097.
     """
 
-    def _equations(self, sources: Sequence[Tensor], targets: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def _equations(self, sources: Tensors, targets: Tensors, grams: Tensors, crosses: Tensors) -> tuple[Tensor, Tensor]:
         together = torch.stack(list(sources)).sum(0)
         return together.mH @ together, torch.cat([together.mH @ b for b in targets], 1)
 
@@ -255,9 +270,8 @@ class SplitSliceGrappa(_SliceGrappa):
 
     _name = "split_slice_grappa"
 
-    def _equations(self, sources: Sequence[Tensor], targets: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        gram = torch.stack([a.mH @ a for a in sources]).sum(0)
-        return gram, torch.cat([a.mH @ b for a, b in zip(sources, targets, strict=True)], 1)
+    def _equations(self, sources: Tensors, targets: Tensors, grams: Tensors, crosses: Tensors) -> tuple[Tensor, Tensor]:
+        return torch.stack(list(grams)).sum(0), torch.cat(list(crosses), 1)
 
 
 def unfolded(frame: Frame, pattern: Pattern, hybrid: Tensor) -> Tensor:
@@ -272,16 +286,16 @@ def unfolded(frame: Frame, pattern: Pattern, hybrid: Tensor) -> Tensor:
 
 
 def _judged(
-    weights: Tensor, sources: Sequence[Tensor], targets: Sequence[Tensor]
+    weights: Tensor, grams: Tensors, crosses: Tensors, energies: Sequence[float]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return, for each slice, the leakage of the others into it and the error of its own signal, relative to it."""
-    n_coils = targets[0].shape[1]
+    n_coils = crosses[0].shape[1]
     leakage, error = [], []
-    for j, b in enumerate(targets):
+    for j, own in enumerate(energies):
         w = weights[:, j * n_coils : (j + 1) * n_coils]
-        own = float(b.abs().square().sum())
-        strange = sum(float((a @ w).abs().square().sum()) for i, a in enumerate(sources) if i != j)
-        missed = float((sources[j] @ w - b).abs().square().sum())
-        leakage.append((strange / own) ** 0.5 if own > 0 else 0.0)
-        error.append((missed / own) ** 0.5 if own > 0 else 0.0)
+        seen = [float((w.conj() * (g @ w)).sum().real) for g in grams]
+        missed = seen[j] - 2 * float((w.conj() * crosses[j]).sum().real) + own
+        scale = max(own, 1e-30)
+        leakage.append((max(sum(seen) - seen[j], 0.0) / scale) ** 0.5)
+        error.append((max(missed, 0.0) / scale) ** 0.5)
     return tuple(leakage), tuple(error)

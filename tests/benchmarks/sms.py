@@ -43,9 +43,9 @@ def row(subject: SmsSimulation, blocks: list, step: SliceGrappa | SplitSliceGrap
     front = Chain(steps[:at])
     front.open(subject.scan)
     items = [i for b in blocks for i in front.feed(b)] + list(front.close())
-    step.open(subject.scan)
     times, learnt = [], []
     for _ in range(ROUNDS):
+        step.open(subject.scan)
         began = time.perf_counter()
         for item in items:
             if not isinstance(item, Frame):
