@@ -56,6 +56,9 @@ ALL: dict[str, Callable[[torch.dtype], LinearOperator]] = {
     "Coils": lambda dtype: Coils(normal((3, 1, 4, 5), dtype, 5)),
     "Coils, one": lambda dtype: Coils(normal((1, 1, 3, 2), dtype, 5)),
     "CartesianSense, a slice": lambda dtype: CartesianSense(normal((1, 3, 2, 5), dtype, 5), _mask((1, 5)), (-1,)),
+    "CartesianSense, rows beside the object": lambda dtype: CartesianSense(
+        torch.nn.functional.pad(normal((1, 3, 2, 5), dtype, 5), (0, 0, 1, 2)), _mask((1, 5)), (-1,)
+    ),
     "CartesianSense, two sets": lambda dtype: CartesianSense(normal((2, 2, 4, 3), dtype, 5), _mask((4, 3)), (-2, -1)),
     "CartesianSeries": lambda dtype: CartesianSeries(normal((2, 3, 4), dtype, 5), _mask((3, 1, 4)), (-1,)),
     "CartesianSeries, planes": lambda dtype: CartesianSeries(normal((2, 3, 4), dtype, 5), _mask((2, 3, 4)), (-2, -1)),

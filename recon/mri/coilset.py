@@ -208,6 +208,12 @@ def noise_level(kspace: Tensor, counts: NDArray[np.uint16]) -> float:
     return math.sqrt(float(quartile.mean()))
 
 
+def sampling_gain(counts: NDArray[np.uint16]) -> float:
+    """Return by how much the noise of least squares is larger than that of one full sampling, were g 1 everywhere."""
+    measured = counts[counts > 0].astype(float)
+    return float(np.sqrt((1 / measured).mean() * counts.size / measured.size)) if measured.size else 1.0
+
+
 def same_slice(key: FrameKey) -> FrameKey:
     """Coils do not change between the contrasts, phases and repetitions of a slice."""
     return FrameKey(key.encoding, key.slice, 0, 0, 0, 0)

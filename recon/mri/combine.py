@@ -81,7 +81,7 @@ class _ToImage:
         grid, verdicts = grid_of(frame.head, space, self._patient_position)
         if space.is_3d and space.x.recon == 1:  # one readout sample: a slice across the readout
             combined, grid = combined.permute(2, 0, 1), grid.rolled()
-        whitened = self._noise is not None and self._noise.whitened and not frame.combined
+        whitened = self._noise is not None and self._noise.whitened
         if whitened and self.kind != "phase":
             combined = combined / (noise_std(frame, space) * frame.noise_gain)
         notes = {"combination": self.method, **frame.notes, **self._noise_notes(frame)}
@@ -118,7 +118,9 @@ class _ToImage:
         if model is None or not model.whitened:
             return {"noise": "not whitened"}
         notes = {"noise": f"{model.source}, {len(model.matrix)} coils, {model.n_samples} samples"}
-        if frame.acceleration > 1:
+        if frame.combined:
+            notes["snr_unit"] = "noise that least squares would leave with a g-factor of 1; a prior leaves less"
+        elif frame.acceleration > 1:
             notes["snr_unit"] = "noise standard deviation is the g-factor; sqrt(R) is divided out"
         return notes
 
@@ -246,9 +248,9 @@ def noise_std(frame: Frame, space: Space) -> float:
 
 
 def _covered(frame: Frame) -> int:
-    """Return how many lines lie between the first and the last measured one, over all planes."""
-    k1 = np.flatnonzero((frame.counts > 0).any(axis=0))
-    return int((frame.counts > 0).any(axis=1).sum()) * int(k1[-1] - k1[0] + 1)
+    """Return how many lines lie between the first and the last measured one, in both directions."""
+    k2, k1 = (np.flatnonzero((frame.counts > 0).any(axis=axis)) for axis in (1, 0))
+    return int(k2[-1] - k2[0] + 1) * int(k1[-1] - k1[0] + 1)
 
 
 def _aliased(frame: Frame, space: Space) -> tuple[Verdict, ...]:

@@ -22,7 +22,7 @@ from acquisition.items import Item
 from acquisition.scan import Scan
 from acquisition.verdict import Level, Verdict
 from kernels.registry import kernel
-from recon.mri.coilset import CoilOptions, Coils, CoilStore, noise_level
+from recon.mri.coilset import CoilOptions, Coils, CoilStore, noise_level, sampling_gain
 from recon.mri.items import Calibration, Frame, FrameKey
 from recon.mri.iterative import held, resized
 from recon.mri.model import CartesianSeries
@@ -214,6 +214,7 @@ class _Dynamic(CoilOptions):
             kspace=kspace,
             counts=np.ones_like(frame.counts),
             combined=True,
+            noise_gain=frame.noise_gain * sampling_gain(frame.counts),
             verdicts=(*frame.verdicts, verdict),
             notes={**frame.notes, "method": f"mri.{self._name}", "sampling": evidence},
         )

@@ -25,7 +25,7 @@ from acquisition.items import Item
 from acquisition.scan import Scan
 from acquisition.verdict import Level, Verdict
 from kernels.registry import kernel
-from recon.mri.coilset import CoilOptions, Coils, CoilStore, noise_level
+from recon.mri.coilset import CoilOptions, Coils, CoilStore, noise_level, sampling_gain
 from recon.mri.items import Calibration, Frame
 from recon.mri.model import CartesianSense
 from recon.prior import TotalVariation, WaveletSparsity
@@ -138,6 +138,7 @@ class _Iterative(CoilOptions):
             kspace=kspace,
             counts=np.ones_like(frame.counts),
             combined=True,
+            noise_gain=frame.noise_gain * sampling_gain(frame.counts),
             verdicts=(*frame.verdicts, verdict),
             notes={**frame.notes, **notes},
             release=lambda: None,

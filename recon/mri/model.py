@@ -34,6 +34,7 @@ class CartesianSense(LinearOperator):
         self.mask = torch.fft.ifftshift(mask.expand(mask.shape), dim=axes).to(maps.real.dtype)
         self._conjugate = self.maps.conj().resolve_conj()
         self._coils = torch.empty(self.range, dtype=maps.dtype, device=maps.device)
+        self._within = self._inner()
 
     def centre_first(self, centred: Tensor) -> Tensor:
         """Bring an array with its centre at n // 2 to the layout of this operator."""
@@ -50,7 +51,26 @@ class CartesianSense(LinearOperator):
         return self.image(y * self.mask)
 
     def _gram(self, x: Tensor) -> Tensor:
-        return self.image(self.spectrum(x).mul_(self.mask))
+        if self._within is None:
+            return self.image(self.spectrum(x).mul_(self.mask))
+        rows, inner = self._within
+        out = torch.zeros_like(x)
+        out[:, rows] = inner._gram(x[:, rows])
+        return out
+
+    def _inner(self) -> tuple[slice, CartesianSense] | None:
+        """Return the rows in which some coil sees something, and the operator on them alone; None where all do.
+
+        Rows are independent where only the last axis is encoded: nothing is spent on those beside the object.
+        """
+        seen = self.maps.abs().amax(dim=(0, 1, 3)).nonzero()[:, 0]
+        if self.axes not in ((-1,), (2,)) or self.mask.shape[-2] != 1 or len(seen) in (0, self.maps.shape[2]):
+            return None
+        rows = slice(int(seen[0]), int(seen[-1]) + 1)
+        if rows.stop - rows.start == self.maps.shape[2]:
+            return None
+        maps, mask = (torch.fft.fftshift(a, dim=self.axes) for a in (self.maps[:, :, rows], self.mask))
+        return rows, CartesianSense(maps, mask, self.axes)
 
     def spectrum(self, x: Tensor) -> Tensor:
         """Return all of k-space (coil, a, b), measured or not."""

@@ -11,14 +11,18 @@ import pytest
 
 from acquisition.errors import ConfigError
 from acquisition.items import Flag, Image, Readouts
+from acquisition.mri import Prewhiten
 from acquisition.scan import Scan
 from acquisition.sources.phantom.mri import Simulation
+from acquisition.stream import Chain
 from acquisition.verdict import Level
 from integration.protocol import Library, Protocol
 from integration.router import choose
 from integration.runner import Run
+from recon.mri import Assemble, Combine, ReadoutTransform
 from recon.mri.iterative import CgSense, L1Wavelet, TvSense
 from tests.phantoms import nrmse, small_simulation
+from tests.recon.helpers import Exam
 
 LIBRARY = Library()
 METHODS = ("mri.cg_sense", "mri.l1_wavelet", "mri.tv")
@@ -203,3 +207,27 @@ def test_the_same_data_give_the_same_image() -> None:
 def test_wrong_parameters_are_refused(make: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+@pytest.mark.parametrize(("acceleration", "most"), [(1, 1.06), (2, 1.5)])
+def test_pixels_are_in_units_of_noise_times_g(acceleration: int, most: float) -> None:
+    """Two scans that differ in their noise only: half the variance of the difference is that of one."""
+    exam = Exam(matrix=(1, 96, 96), acceleration=acceleration, noise=0.05, n_coils=12)
+    made = []
+    for seed in (1, 2):
+        steps = [
+            Prewhiten(receiver_noise_bandwidth=1.0),
+            ReadoutTransform(),
+            Assemble(sampling="any"),
+            CgSense(damping=0.0, energy=1.0, n_iterations=30),
+            Combine(kind="complex"),
+        ]
+        chain = Chain(steps)
+        chain.open(exam.scan)
+        blocks = [exam.noise_scan(20000), *replace(exam, seed=seed).readouts()]
+        items = [i for b in blocks for i in chain.feed(b)] + list(chain.close())
+        made += [i for i in items if isinstance(i, Image)]
+    assert {image.unit for image in made} == {"1"}
+    strong = np.abs(made[0].data) > 0.4 * np.abs(made[0].data).max()
+    noise = np.std((made[0].data - made[1].data).real[strong]) / np.sqrt(2)
+    assert 0.94 < noise < most
