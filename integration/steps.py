@@ -37,6 +37,7 @@ STEPS: dict[str, str] = {
     "mri.pocs": "recon.mri.partial_fourier:Pocs",
     "mri.homodyne": "recon.mri.partial_fourier:Homodyne",
     "mri.filter": "recon.mri.kfilter:KspaceFilter",
+    "mri.sense": "recon.mri.sense:Sense",
     "mri.cg_sense": "recon.mri.iterative:CgSense",
     "mri.l1_wavelet": "recon.mri.iterative:L1Wavelet",
     "mri.tv": "recon.mri.iterative:TvSense",
