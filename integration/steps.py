@@ -27,6 +27,7 @@ STEPS: dict[str, str] = {
     "mri.prewhiten": "acquisition.mri:Prewhiten",
     "mri.readout": "recon.mri.readout:ReadoutTransform",
     "mri.epi_readout": "recon.mri.epi:EpiReadout",
+    "mri.epi_ghost": "recon.mri.epi_ghost:EpiGhost",
     "mri.assemble": "recon.mri.assemble:Assemble",
     "mri.compress": "recon.mri.compress:Compress",
     "mri.compress_geometric": "recon.mri.compress:CompressGeometric",

@@ -107,7 +107,7 @@ class EpiReadout:
             yield Verdict(
                 check="mri.epi_phase",
                 level=Level.FLAG,
-                advice="No navigators: the ghost of the two readout directions was not corrected.",
+                advice="No navigators: the ghost was not corrected. mri.epi_ghost finds it in the image itself.",
                 value=float(self._uncorrected),
                 unit="readouts",
             )
