@@ -8,7 +8,7 @@ import pytest
 from acquisition.errors import ConfigError
 from acquisition.sources.phantom.exam import MriExam
 from acquisition.sources.phantom.head import head
-from acquisition.sources.phantom.motion import RESPIRATION, breathing, poses, respiration
+from acquisition.sources.phantom.motion import RESPIRATION, breathing, moving, poses, respiration
 from acquisition.sources.phantom.mri import Simulation
 from acquisition.sources.phantom.torso import body_array, torso
 
@@ -75,3 +75,15 @@ def test_impossible_times(bad: dict) -> None:
 def test_a_breath_beyond_full_is_refused() -> None:
     with pytest.raises(ConfigError, match="breath"):
         torso(0, breath=1.5)
+
+
+def test_a_patient_who_moves_during_a_cartesian_scan() -> None:
+    exam = MriExam(matrix=(1, 64, 64), n_coils=2, snr=float("inf"), n_noise=0)
+    centre = tuple(exam.grid.plane(0).centre_mm)
+    plan = poses(head(0), [(0.0, (0.0, 0.0, 0.0)), (5.0, (4.0, 0.0, 0.0))], [0] * 30 + [1], centre_mm=centre)
+    scan, blocks = moving(exam, plan)
+    still, moved = (list(Simulation(exam, o).readouts()) for o in plan.objects)
+    for number, block in enumerate(blocks):
+        np.testing.assert_array_equal(block.data, (still if number < 30 else moved)[number].data)
+    assert number == 63
+    assert scan.require_mr().encodings[0].matrix[1] == 64

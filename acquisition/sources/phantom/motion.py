@@ -5,7 +5,7 @@ Motion is a small number of objects and the number of the one that is there duri
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,11 @@ from numpy.typing import NDArray
 
 from acquisition.errors import ConfigError
 from acquisition.geometry import Vector
-from acquisition.items import Waveform
+from acquisition.items import Readouts, Waveform
+from acquisition.scan import Scan
+from acquisition.sources.phantom.coils import ReceiveArray
+from acquisition.sources.phantom.exam import MriExam
+from acquisition.sources.phantom.mri import Simulation
 from acquisition.sources.phantom.objects import Phantom
 from acquisition.sources.phantom.torso import torso
 
@@ -98,3 +102,25 @@ def respiration(schedule: Schedule, *, tr_s: float) -> Waveform:
     values = np.interp(time_s, np.arange(len(schedule.trace)) * tr_s, schedule.trace)
     data = np.round(4095 * values / max(float(np.max(values)), 1e-9)).astype(np.uint32)[None]
     return Waveform(id=RESPIRATION, time_stamp=0, sample_time_us=1e6 * _SAMPLE_S, data=data)
+
+
+def moving(exam: MriExam, schedule: Schedule, *, coils: ReceiveArray | None = None) -> tuple[Scan, Iterator[Readouts]]:
+    """Return header and readouts, one by one, of a Cartesian exam during which the object moves.
+
+    Parameters
+    ----------
+    exam
+        What is measured.
+    schedule
+        What lies in the scanner during each readout; its last state stays when the scan is longer.
+    coils
+        The receive array; a cage around the head when None.
+    """
+    scanners = [Simulation(exam, phantom, coils=coils) for phantom in schedule.objects]
+    last = len(schedule.states) - 1
+
+    def readouts() -> Iterator[Readouts]:
+        for number, blocks in enumerate(zip(*(s.readouts() for s in scanners), strict=True)):
+            yield blocks[schedule.states[min(number, last)]]
+
+    return scanners[0].scan, readouts()
