@@ -15,6 +15,7 @@ from acquisition.items import Image, Item, Kind, Provenance
 from acquisition.noise import NoiseModel
 from acquisition.scan import Scan
 from acquisition.verdict import Level, Verdict
+from kernels.memory import reserve
 from kernels.registry import device, kernel
 from recon.calibrate import coil_maps
 from recon.mri.cache import TensorCache
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 KINDS = {"magnitude": Kind.MAGNITUDE, "complex": Kind.COMPLEX, "phase": Kind.PHASE}
 _MAPS_BYTES = 512 << 20  # expanded maps that are kept; more slices are expanded again
+_BLOCKS = 8  # arrays as large as a frame whose pages are fetched while the scanner still measures
 _CENTRE_LINES = 32  # of a frame that came without calibration: its own middle
 
 
@@ -181,6 +183,7 @@ class Combine(_ToImage):
         self._coarse[key] = coil_maps(region, first=first, matrix=matrix)
         if not space.is_3d:
             self._plane(key, space, 0)
+            reserve(8 * len(region) * space.y.padded * space.x.recon, _BLOCKS)
 
     def _plane(self, key: FrameKey, space: Space, z: int) -> Tensor:
         """Return the maps (coil, 1, y, x) of one plane of the image."""
