@@ -94,6 +94,10 @@ class CoilStore:
             with suppress(ReconError):  # told with the frame, which is held then
                 self._coils(key)
 
+    def knows(self, key: FrameKey) -> bool:
+        """Return whether a slice (see `same_slice`) has a calibration, its own middle counted."""
+        return key in self._calibrations
+
     def of(self, frame: Frame) -> Coils:
         """Return the coils of a frame; from its own middle where no calibration came.
 

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from acquisition.items import Image
+from kernels.registry import kernel
+from recon.mri.geometry import grid_of
+from recon.mri.items import Frame
+from recon.mri.space import Space
 
 
 def gfactor_map(weights: Tensor, maps: Tensor, *, acceleration: int, padded: int) -> Tensor:
@@ -41,6 +48,14 @@ def gfactor_map(weights: Tensor, maps: Tensor, *, acceleration: int, padded: int
     made = torch.bmm(weights, wanted).view(n_x, taps, n_coils, n_y)
     total = combine.permute(0, 2, 1) + (made * tap[None, :, None, :]).sum(1)  # x, coil, y
     return total.abs().square().sum(1).sqrt().T / acceleration
+
+
+def gfactor_image(frame: Frame, values: Tensor, space: Space, patient_position: str | None) -> Image:
+    """Return a map (x, y), y over the encoded field of view on any number of voxels, as the slice's image."""
+    grid, _ = grid_of(frame.head, space, patient_position)
+    fine = kernel("upsample")(values.T, (space.y.padded, values.shape[0]))
+    data = kernel("resize")(fine, space.y.recon, 0)[None].cpu().numpy().astype(np.float32)
+    return Image(data=data, grid=grid, unit="1", output="gfactor", position=frame.key.position)
 
 
 def _phase(shift: Tensor, place: Tensor, like: Tensor) -> Tensor:

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from acquisition.errors import ReconError
-from acquisition.items import Image, Item
+from acquisition.items import Item
 from acquisition.scan import Scan
 from acquisition.verdict import Level, Verdict
 from kernels.registry import kernel
 from recon.mri.coilset import CoilOptions, CoilStore, sampling_gain
-from recon.mri.geometry import grid_of
+from recon.mri.gfactor import gfactor_image
 from recon.mri.items import Calibration, Frame
 from recon.mri.iterative import held
 from recon.mri.pattern import Pattern, detect, measured_lines
@@ -95,13 +95,7 @@ class Sense(CoilOptions):
         frame.release()
         yield self._told(frame, full.T[None, None], g, r)
         if self.gfactor:
-            yield self._map(frame, g, space)
-
-    def _map(self, frame: Frame, g: Tensor, space: Space) -> Image:
-        grid, _ = grid_of(frame.head, space, self._patient_position)
-        fine = kernel("upsample")(g.T, (space.y.padded, g.shape[0]))
-        data = kernel("resize")(fine, space.y.recon, 0)[None].cpu().numpy().astype(np.float32)
-        return Image(data=data, grid=grid, unit="1", output="gfactor", position=frame.key.position)
+            yield gfactor_image(frame, g, space, self._patient_position)
 
     def _told(self, frame: Frame, kspace: Tensor, g: Tensor, r: int) -> Frame:
         inside = g[g > 0]

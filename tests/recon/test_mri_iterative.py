@@ -21,6 +21,7 @@ from integration.router import choose
 from integration.runner import Run
 from recon.mri import Assemble, Combine, ReadoutTransform
 from recon.mri.iterative import CgSense, L1Wavelet, TvSense
+from recon.mri.sense import Sense
 from tests.phantoms import nrmse, small_simulation
 from tests.recon.helpers import Exam
 
@@ -231,3 +232,19 @@ def test_pixels_are_in_units_of_noise_times_g(acceleration: int, most: float) ->
     strong = np.abs(made[0].data) > 0.4 * np.abs(made[0].data).max()
     noise = np.std((made[0].data - made[1].data).real[strong]) / np.sqrt(2)
     assert 0.94 < noise < most
+
+
+def test_the_g_factor_map_is_that_of_direct_unfolding() -> None:
+    exam = Exam(matrix=(1, 96, 96), acceleration=3, n_coils=12, acs=24)
+    made = {}
+    for step in (CgSense(damping=0.0, tolerance=0.0, n_iterations=40, replicas=60), Sense(damping=0.0, gfactor=True)):
+        chain = Chain([ReadoutTransform(), Assemble(sampling="any"), step, Combine()])
+        chain.open(exam.scan)
+        items = [i for b in exam.readouts() for i in chain.feed(b)] + list(chain.close())
+        (made[type(step)],) = [i for i in items if isinstance(i, Image) and i.output == "gfactor"]
+    iterated, direct = (made[c].data for c in (CgSense, Sense))
+    inside = direct > 0.5
+    assert made[CgSense].unit == "1"
+    # calibration lines lower the noise of the one and not of the other
+    assert 0.75 < np.median(iterated[inside] / direct[inside]) < 1.1
+    assert np.corrcoef(iterated[inside], direct[inside])[0, 1] > 0.5
