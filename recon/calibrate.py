@@ -7,6 +7,8 @@ smooth, so this costs little and is done before the last line is measured.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,10 +18,11 @@ from kernels.registry import kernel
 _FINE = 4  # coarse voxels per k-space line of the window: twice as fine as it resolves
 _PATCH = 1.25  # side of the patch in k-space lines' inverse: five voxels of the coarse grid
 _MAX_ENTRIES = 1 << 23  # voxels times coils squared, 64 MiB of covariances
+_TURNS = 10  # of maps and image
 _MAX_HALF = 16  # k-space lines on each side of the centre: more is anatomy, not coil
 
 
-def coil_maps(region: Tensor, *, first: tuple[int, int], matrix: tuple[int, int, int]) -> Tensor:
+def coil_maps(region: Tensor, *, first: tuple[int, int], matrix: tuple[int, int, int], method: str = "walsh") -> Tensor:
     """Estimate coil maps on a coarse grid over the encoded field of view.
 
     Parameters
@@ -30,6 +33,8 @@ def coil_maps(region: Tensor, *, first: tuple[int, int], matrix: tuple[int, int,
         Matrix index (k2, k1) of its first line.
     matrix
         Matrix (k2, k1, x) it belongs to.
+    method
+        One of `METHODS`.
 
     Returns
     -------
@@ -54,7 +59,57 @@ def coil_maps(region: Tensor, *, first: tuple[int, int], matrix: tuple[int, int,
     patch = [_odd(_PATCH * data.shape[a + 1] / max(halves[a], 1)) for a in range(3)]
     if whole:
         patch[0] = 1
-    return kernel("walsh")(kernel("centred_ifft")(data, (1, 2, 3)), tuple(patch))
+    return METHODS[method](kernel("centred_ifft")(data, (1, 2, 3)), (patch[0], patch[1], patch[2]))
+
+
+def inati(images: Tensor, patch: tuple[int, int, int]) -> Tensor:
+    """Estimate coil maps and their combined image in turns, both smooth in phase.
+
+    Maps are the local averages of the coil images, turned by the combined image's phase and weighted by its magnitude;
+    the image is the combination by those maps. No covariance is kept, so many coils cost little.
+
+    Parameters
+    ----------
+    images
+        Low-resolution coil images (coil, z, y, x).
+    patch
+        Sides of the box that is averaged over [voxel], odd.
+
+    Returns
+    -------
+    Tensor
+        Maps of the shape of `images`, unit norm over the coils.
+
+    References
+    ----------
+    Inati et al., Proc ISMRM 2014:4407.
+    """
+    direction = images.flatten(1).sum(1)
+    direction = direction / direction.norm().clamp_min(1e-30)
+    combined = torch.einsum("c,czyx->zyx", direction.conj(), images)
+    maps = images
+    for _ in range(_TURNS):
+        maps = kernel("unit_norm")(_averaged(images * combined.conj(), patch))
+        combined = (maps.conj() * images).sum(0)
+        common = torch.einsum("c,czyx->zyx", direction.conj(), maps)  # one phase for all coils is free: take it off
+        phase = torch.where(common.abs() > 0, common / common.abs().clamp_min(1e-30), torch.ones_like(common))
+        maps, combined = maps * phase.conj(), combined * phase
+    return maps
+
+
+def _averaged(data: Tensor, patch: tuple[int, int, int]) -> Tensor:
+    """Return the mean over a box around each voxel of (coil, z, y, x), cut off at the border."""
+    padding = tuple(side // 2 for side in patch)
+    parts = torch.view_as_real(data).movedim(-1, 1).flatten(0, 1)[:, None]
+    mean = torch.nn.functional.avg_pool3d(parts, patch, 1, padding, count_include_pad=False)
+    return torch.view_as_complex(mean[:, 0].unflatten(0, (-1, 2)).movedim(1, -1).contiguous())
+
+
+METHODS: dict[str, Callable[[Tensor, tuple[int, int, int]], Tensor]] = {
+    "walsh": lambda images, patch: kernel("walsh")(images, patch),
+    "inati": inati,
+}
+"""How coil maps are found."""
 
 
 def _half(first: int, n: int, matrix: int) -> int:

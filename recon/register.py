@@ -68,7 +68,7 @@ def rigid(fixed: Image, moving: Image) -> Rigid:
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(32)
     method.SetMetricSamplingStrategy(method.REGULAR)
-    method.SetMetricSamplingPercentage(min(1.0, _SAMPLES / target.GetNumberOfPixels()))
+    method.SetMetricSamplingPercentage(min(1.0, _SAMPLES / target.GetNumberOfPixels()), seed=1)
     method.SetInterpolator(sitk.sitkLinear)
     method.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-4, 200, 0.6)
     method.SetOptimizerScalesFromPhysicalShift()

@@ -127,8 +127,10 @@ def _person(value: object, vr: str) -> tuple[str, str]:
         text = "^".join([*parts[:4], *(p.replace("^", " ") for p in parts[4:])])
         fixed.append(text[: _LENGTH[vr]].rstrip())
         cut = cut or ("cut to 64 characters" if len(text) > _LENGTH[vr] else "")
-    name = "=".join(fixed)
-    return name, cut or ("" if name == given.strip() else "characters that DICOM does not allow were replaced")
+    name = "=".join(fixed).rstrip("=")  # empty groups at the end say nothing
+    return name, cut or (
+        "" if name == given.strip().rstrip("=") else "characters that DICOM does not allow were replaced"
+    )
 
 
 def _code(value: object, vr: str) -> tuple[str, str]:

@@ -17,7 +17,7 @@ from acquisition.scan import Scan
 from acquisition.verdict import Level, Verdict
 from kernels.memory import reserve
 from kernels.registry import device, kernel
-from recon.calibrate import coil_maps
+from recon.calibrate import METHODS, coil_maps
 from recon.mri.cache import TensorCache
 from recon.mri.geometry import grid_of
 from recon.mri.gfactor import gfactor_map
@@ -141,6 +141,8 @@ class Combine(_ToImage):
 
     kind: str = "magnitude"
     """magnitude, complex, or phase [rad]; the phase is relative to one virtual coil of the whole slice."""
+    maps: str = "walsh"
+    """How coil maps are found: walsh (local covariance) or inati (maps and image in turns; cheaper for many coils)."""
     gfactor: bool = False
     """Give a map of the g-factor of each slice as well (2D, behind mri.grappa); output ``gfactor``."""
 
@@ -149,6 +151,8 @@ class Combine(_ToImage):
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ConfigError("mri.combine kind", expected=", ".join(KINDS), got=repr(self.kind))
+        if self.maps not in METHODS:
+            raise ConfigError("mri.combine maps", expected=", ".join(METHODS), got=repr(self.maps))
 
     def feed(self, item: Item) -> Iterator[Item]:
         """Turn frames into images; with `gfactor`, a map behind the first image of each slice."""
@@ -180,7 +184,7 @@ class Combine(_ToImage):
         space, key = self._spaces[key.encoding], _same_slice(key)
         matrix = (space.z.encoded, space.y.encoded, space.x.recon)
         self._maps.drop(key)
-        self._coarse[key] = coil_maps(region, first=first, matrix=matrix)
+        self._coarse[key] = coil_maps(region, first=first, matrix=matrix, method=self.maps)
         if not space.is_3d:
             self._plane(key, space, 0)
             reserve(8 * len(region) * space.y.padded * space.x.recon, _BLOCKS)

@@ -57,7 +57,7 @@ class Grappa:
     kernel: tuple[int, int] = (4, 5)
     """Measured lines (even) and samples along the readout (odd) that make one sample; lines that would span more than
     half of the calibration are left out."""
-    regularisation: float = 1e-3
+    regularisation: float = 3e-4
     """Tikhonov weight, relative to the mean power of a source sample."""
     flag_above: float = 0.5
     """Relative error of the fit from which the image is marked."""

@@ -1,4 +1,4 @@
-"""Our own series are read back frame by frame; what is not ours is refused."""
+"""Our own series are read back frame by frame, those of others by their rescale values; what is no image is refused."""
 
 from __future__ import annotations
 
@@ -76,12 +76,21 @@ def test_a_gap_is_no_regular_grid() -> None:
         read_image([objects[0], objects[1], objects[3]])
 
 
-def test_what_is_not_ours_is_refused(tmp_path: Path) -> None:
+def test_foreign_images_are_read_by_their_rescale_values() -> None:
+    data = written(image_of())[0].data
+    ours = read_image(data)
+    theirs = read_image(changed(data, RealWorldValueMappingSequence=None, RescaleSlope=2.0, RescaleIntercept=-3.0))
+    assert theirs.unit == "a.u."
+    np.testing.assert_allclose(theirs.data, 2.0 * parsed(data).pixel_array[None] - 3.0)
+    assert theirs.grid == ours.grid
+
+
+def test_what_is_no_image_is_refused(tmp_path: Path) -> None:
     data = written(image_of())[0].data
     (tmp_path / "note.txt").write_text("no image")
     with pytest.raises(FileFormatError, match="expected a DICOM file"):
         read_image(tmp_path / "note.txt")
     with pytest.raises(FileFormatError, match="expected an MR image, one slice per object, got modality CT"):
         read_image(changed(data, Modality="CT"))
-    with pytest.raises(FileFormatError, match="without RealWorldValueMappingSequence"):
-        read_image(changed(data, RealWorldValueMappingSequence=None))
+    with pytest.raises(FileFormatError, match="without ImagePositionPatient"):
+        read_image(changed(data, ImagePositionPatient=None))

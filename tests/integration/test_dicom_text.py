@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydicom import config
 from pydicom.valuerep import DS, validate_value
@@ -162,6 +162,8 @@ def hostile_scan(text: str) -> Scan:
 
 
 @given(NASTY.filter(bool))
+@example("=")
+@example("a=")
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_hostile_header_makes_a_readable_object(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     # While reading, pydicom counts the padding, too; we look at the values themselves.

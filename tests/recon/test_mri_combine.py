@@ -170,6 +170,17 @@ def test_the_phase_is_smooth_and_differs_between_contrasts_only_by_the_object() 
     assert np.abs(step[inside[:, :, 1:] & inside[:, :, :-1]]).max() < 0.5
 
 
+@pytest.mark.parametrize("exam", [Exam(), Exam(n_coils=1), Exam(matrix=(4, 32, 32))], ids=["slice", "one coil", "3D"])
+def test_both_kinds_of_maps_show_the_same_image(exam: Exam) -> None:
+    walsh, inati = (run(exam.scan, exam.readouts(), combine=Combine(maps=m))[0][0].data for m in ("walsh", "inati"))
+    assert nrmse(inati, walsh) < 0.01
+
+
+def test_wrong_maps_are_refused() -> None:
+    with pytest.raises(ConfigError, match="walsh, inati"):
+        Combine(maps="guess")
+
+
 def test_a_wrong_kind_is_refused() -> None:
     with pytest.raises(ConfigError, match="kind: expected magnitude, complex, phase, got 'real'"):
         Combine(kind="real")
@@ -276,13 +287,14 @@ def test_a_dead_coil_changes_nothing_much() -> None:
     assert nrmse(image.data, exam.object()) < 0.3
 
 
+@pytest.mark.parametrize("method", ["walsh", "inati"])
 @pytest.mark.parametrize("matrix", [(1, 64, 64), (8, 40, 41)])
-def test_maps_from_the_middle_are_the_coils(matrix: tuple[int, int, int]) -> None:
+def test_maps_from_the_middle_are_the_coils(matrix: tuple[int, int, int], method: str) -> None:
     exam = Exam(matrix=matrix, oversampling=1)
     z, y = (slice(max(0, n // 2 - 12), n // 2 + 12) for n in matrix[:2])
     hybrid = np.fft.fftshift(np.fft.ifft(np.fft.ifftshift(exam.kspace(), 3), axis=3, norm="ortho"), 3)
     region = torch.from_numpy(hybrid[:, z, y].astype(np.complex64))
-    maps = coil_maps(region, first=(z.start, y.start), matrix=matrix).numpy()
+    maps = coil_maps(region, first=(z.start, y.start), matrix=matrix, method=method).numpy()
     truth = coils(exam.n_coils, maps.shape[1:])
     truth = truth / np.linalg.norm(truth, axis=0)
     agreement = np.abs((truth.conj() * maps).sum(0))
