@@ -1,4 +1,4 @@
-"""Reconstruct a raw data file with the same engine as the service, and write DICOM."""
+"""Reconstruct a raw data file with the same engine as the service; write DICOM, an array, or what was found."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from acquisition.errors import ReconError
+from acquisition.errors import ConfigError, ReconError
 from acquisition.items import Image, Readouts
 from acquisition.sources import RawFile, open_raw
 from acquisition.verdict import Level, Verdict
@@ -27,7 +27,8 @@ from kernels.memory import keep_memory
 EXAMPLES = """
   isocenter reconstruct raw.h5 -o dicom/
   isocenter reconstruct raw.h5 -p mri_cartesian --set mri.grappa.kernel=2,5 -o dicom/ --npy volume.npy
-  isocenter reconstruct raw.h5 -o dicom/ --json | jq .verdicts
+  isocenter reconstruct ksp.cfl --npy volume.npy
+  isocenter reconstruct raw.h5 --json | jq .verdicts
 """
 
 _PROGRESS_S = 0.5
@@ -35,35 +36,46 @@ _PROGRESS_S = 0.5
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("raw", type=Path, metavar="RAW", help="ISMRMRD/MRD file or recording")
+    parser.add_argument("raw", type=Path, metavar="RAW", help="ISMRMRD/MRD file, recording, or BART .cfl")
     parser.add_argument("-p", "--protocol", default=AUTO, help="protocol (default: chosen by the header)")
     add_changes(parser)
-    parser.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="folder for the DICOM files")
+    parser.add_argument("-o", "--out", type=Path, metavar="DIR", help="folder for the DICOM files")
     parser.add_argument(
-        "--npy", type=Path, metavar="FILE", help="also write the magnitude as float32 (z, y, x), or (frame, z, y, x)"
+        "--npy", type=Path, metavar="FILE", help="write the magnitude as float32 (z, y, x), or (frame, z, y, x)"
     )
     parser.add_argument("--protocols", type=Path, action="append", default=[], metavar="DIR", help="more protocols")
     parser.add_argument("--json", action="store_true", help="print what was done as one JSON object")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Reconstruct; return 0 when there are images."""
+    """Reconstruct; return 0 when there are images.
+
+    Raises
+    ------
+    ConfigError
+        Nothing is to be written.
+    """
+    if not (options.out or options.npy or options.json):
+        raise ConfigError("what to write", expected="-o DIR, --npy FILE or --json", got="none of them")
     keep_memory()
     raw = open_raw(options.raw)
     protocol = router.choose(Library(options.protocols), raw.scan, options.protocol)
     protocol = protocol.with_changes(changes_of(options.set))
     job = job_of(raw, protocol)
-    exporter = FolderExporter(options.out, raw.scan, job=job)
+    exporter = FolderExporter(options.out, raw.scan, job=job) if options.out else None
     work, volumes, paths, seen = Run(raw.scan, protocol), Volumes(), list[str](), dict[Verdict, None]()
-    started = time.perf_counter()
+    started, n_images = time.perf_counter(), 0
     for image in reconstructed(work, _watched(raw, quiet=options.json)):
-        receipt = exporter.send(image)
-        paths += map(str, receipt.paths)
-        seen |= dict.fromkeys((*image.verdicts, *receipt.verdicts))
+        n_images += 1
+        seen |= dict.fromkeys(image.verdicts)
+        if exporter is not None:
+            receipt = exporter.send(image)
+            paths += map(str, receipt.paths)
+            seen |= dict.fromkeys(receipt.verdicts)
         if options.npy:
             volumes.add(image)
     seconds = time.perf_counter() - started
-    if not paths:
+    if not n_images:
         raise ReconError(
             f"{options.raw}",
             expected=f"images from protocol {protocol.name}",
@@ -75,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
         "job": job,
         "modality": raw.scan.modality,
         **asdict(work.summary),
-        "dicom_dir": str(options.out),
+        "dicom_dir": str(options.out) if options.out else None,
         "files": len(paths),
         "seconds": round(seconds, 3),
         "verdicts": [v.as_dict() for v in [*seen, *work.verdicts]],
@@ -121,7 +133,8 @@ def _tell(report: dict[str, object], verdicts: Iterable[Verdict], *, as_json: bo
         return
     images = ", ".join(f"{n} {name}" for name, n in report["images"].items())  # type: ignore[attr-defined]
     print(f"{report['protocol']}: {report['readouts']} readouts -> {images} in {report['seconds']:.2f} s")
-    print(f"{report['files']} DICOM files in {report['dicom_dir']}")
+    if report["dicom_dir"]:
+        print(f"{report['files']} DICOM files in {report['dicom_dir']}")
     for verdict in dict.fromkeys((v.level, v.check, v.advice) for v in verdicts if v.level is not Level.PASS):
         print("{}  {}: {}".format(*verdict))
     if "npy" in report:

@@ -99,6 +99,18 @@ def test_the_same_file_gives_the_same_uids_and_another_protocol_others(
     assert not first & uids("--set", "mri.grappa.kernel=2,3")
 
 
+def test_an_array_or_the_facts_alone(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["reconstruct", str(raw), "--npy", str(tmp_path / "volume.npy")]) == OK
+    assert np.load(tmp_path / "volume.npy").ndim == 3
+    assert "DICOM" not in capsys.readouterr().out
+    assert run(["reconstruct", str(raw), "--json"]) == OK
+    report = json.loads(capsys.readouterr().out)
+    assert report["dicom_dir"] is None
+    assert report["files"] == 0
+    assert run(["reconstruct", str(raw)]) == WRONG
+    assert "expected -o DIR, --npy FILE or --json" in capsys.readouterr().err
+
+
 def test_people_are_told_in_words(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["reconstruct", str(raw), "-o", str(tmp_path)]) == OK
     told = capsys.readouterr()
@@ -120,7 +132,7 @@ def test_people_are_told_in_words(raw: Path, tmp_path: Path, capsys: pytest.Capt
         (["EMPTY", "-o", "OUT"], FAILED, "empty.h5"),
         (["DICOM", "-o", "OUT"], FAILED, "DICOM"),
         (["NOISE", "-o", "OUT"], FAILED, "expected images from protocol mri_cartesian, got none"),
-        (["RAW"], WRONG, "required: -o"),
+        (["RAW"], WRONG, "expected -o DIR, --npy FILE or --json"),
         (["RAW", "-o", "TAKEN"], FAILED, "taken"),
         (["RAW", "-o", "OUT", "--npy", "FOLDER"], FAILED, ""),
     ],
