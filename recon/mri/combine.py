@@ -144,13 +144,18 @@ class Combine(_ToImage):
     maps: str = "walsh"
     """How coil maps are found: walsh (local covariance) or inati (maps and image in turns; cheaper for many coils)."""
     gfactor: bool = False
-    """Give a map of the g-factor of each slice as well (2D, behind mri.grappa); output ``gfactor``."""
+    """Give a map of the g-factor of each slice or volume as well; output ``gfactor``. Exact behind mri.grappa alone,
+    else from `replicas` of noise that go the same way."""
+    replicas: int = 40
+    """Replicas of noise; 40 leave 8 % of uncertainty in each voxel."""
 
     method = "adaptive"
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ConfigError("mri.combine kind", expected=", ".join(KINDS), got=repr(self.kind))
+        if not 1 <= self.replicas <= 1000:
+            raise ConfigError("mri.combine replicas", expected="1 to 1000", got=str(self.replicas))
         if self.maps not in METHODS:
             raise ConfigError("mri.combine maps", expected=", ".join(METHODS), got=repr(self.maps))
 
@@ -163,13 +168,34 @@ class Combine(_ToImage):
 
     def _gfactor(self, frame: Frame, image: Image) -> Iterator[Image]:
         key, space = _same_slice(frame.key), self._spaces[frame.key.encoding]
-        if frame.unfolding is None or space.is_3d or key in self._mapped:
+        exact = frame.unfolding is not None and frame.replica is None and not space.is_3d
+        if key in self._mapped or not (exact or frame.replica):
             return
         self._mapped.add(key)
-        maps = self._plane(key, space, 0)[:, 0]
-        values = gfactor_map(frame.unfolding, maps, acceleration=frame.acceleration, padded=space.y.padded)
-        data = values[None].cpu().numpy().astype(np.float32)
+        if exact and frame.unfolding is not None:
+            maps = self._plane(key, space, 0)[:, 0]
+            values = gfactor_map(frame.unfolding, maps, acceleration=frame.acceleration, padded=space.y.padded)[None]
+        else:
+            values = self._noise_of(frame, space)
+        data = values.cpu().numpy().astype(np.float32)
         yield replace(image, data=data, unit="1", kind=Kind.MAGNITUDE, output="gfactor")
+
+    def _noise_of(self, frame: Frame, space: Space) -> Tensor:
+        """Return the g-factor (z, y, x): white noise on the measured lines, sent the frame's way again and again.
+
+        Robson et al., Magn Reson Med 2008;60:895, DOI 10.1002/mrm.21728.
+        """
+        assert frame.replica is not None
+        generator = torch.Generator().manual_seed(0)
+        spread = torch.from_numpy(np.where(frame.counts > 0, 1 / np.sqrt(np.maximum(frame.counts, 1)), 0)).float()
+        n_coils = len(self._coarse[_same_slice(frame.key)])
+        shape = (n_coils, *frame.counts.shape, space.x.recon)
+        power = torch.zeros((space.z.recon, space.y.recon, space.x.recon))
+        for _ in range(self.replicas):
+            noise = torch.randn(shape, dtype=torch.complex64, generator=generator) * spread[None, :, :, None]
+            images = self._coil_images(frame.replica(noise), space)
+            power += self._combined(frame, images).abs().square()
+        return (power / self.replicas / 2).sqrt() / noise_std(frame, space)
 
     def _forget(self) -> None:
         self._mapped: set[FrameKey] = set()

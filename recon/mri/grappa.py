@@ -191,7 +191,17 @@ class Grappa:
         if hybrid.shape[1] != weights.kernel.shape[0] * frame.kspace.shape[0]:
             return held(frame, "the calibration was measured with other coils")
         fill(frame, pattern, hybrid, within=space.y.indices)
-        return replace(self._told(frame, weights, pattern, declared), unfolding=hybrid)
+        told = replace(self._told(frame, weights, pattern, declared), unfolding=hybrid)
+        before, lines = frame.replica, replace(frame, kspace=frame.kspace.new_empty(0))
+        if before is None:
+            return told
+
+        def replica(kspace: Tensor) -> Tensor:
+            other = replace(lines, kspace=before(kspace))
+            fill(other, pattern, hybrid, within=space.y.indices)
+            return other.kspace
+
+        return replace(told, replica=replica)
 
     def _told(self, frame: Frame, weights: _Weights, pattern: Pattern, declared: int) -> Frame:
         """Attach what was done to the frame."""

@@ -160,9 +160,16 @@ class Grappa3d:
         if key not in self._known:
             self._known[key] = self._fit(acs, lattice)
         learnt = self._known[key]
-        space = self._spaces[frame.key.encoding]
-        fill(frame, lattice, learnt.kernel, taps=self.taps, within=(space.z.indices, space.y.indices))
-        return self._told(frame, lattice, learnt)
+        space, lines = self._spaces[frame.key.encoding], replace(frame, kspace=frame.kspace.new_empty(0))
+        within = space.z.indices, space.y.indices
+        fill(frame, lattice, learnt.kernel, taps=self.taps, within=within)
+
+        def replica(kspace: Tensor) -> Tensor:
+            other = replace(lines, kspace=kspace.clone())
+            fill(other, lattice, learnt.kernel, taps=self.taps, within=within)
+            return other.kspace
+
+        return replace(self._told(frame, lattice, learnt), replica=replica)
 
     def _calibration(self, frame: Frame, lattice: Lattice) -> tuple[Tensor | None, str]:
         """Return the calibration lines of a frame (coil, k2, k1, x), or why there are none."""

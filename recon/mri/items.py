@@ -51,6 +51,9 @@ class Frame:
     """Undersampling along k1 that has been undone."""
     unfolding: Tensor | None = None
     """Hybrid GRAPPA weights (x, tap * coil, offset * coil) that filled it, for the g-factor."""
+    replica: Callable[[Tensor], Tensor] | None = None
+    """Does to other k-space of the same lines what was done to this frame's: for the noise. None: nothing, or see
+    `unfolding`."""
     combined: bool = False
     """The coils are combined already: what stands in their place is one image per set of maps."""
     noise_gain: float = 1.0

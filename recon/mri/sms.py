@@ -205,14 +205,24 @@ class _SliceGrappa:
         if known.hybrid.shape[1] != self.kernel[0] * frame.kspace.shape[0]:
             yield held(frame, "the reference lines were measured with other coils", self._name)
             return
-        made = unfolded(frame, pattern, known.hybrid)
-        lines = torch.from_numpy(pattern.lines.astype(np.int64))
+        made = unfolded(frame.kspace, pattern, known.hybrid)
         for j, index in enumerate(self._slices(group)):
-            kspace = torch.zeros_like(frame.kspace)
-            turned = made[:, :, j] * self._turn(j, lines, frame.kspace.shape[2]).conj()[:, None]
-            kspace[:, 0, lines] = turned.permute(2, 1, 0)
-            yield self._slice_of(frame, index, kspace, (known.leakage[j], known.error[j]))
+            kspace = self._turned_back(made[:, :, j], pattern, j, frame.kspace.shape[2])
+            out = self._slice_of(frame, index, kspace, (known.leakage[j], known.error[j]))
+
+            def replica(noise: Tensor, j: int = j) -> Tensor:
+                alone = unfolded(noise, pattern, known.hybrid)[:, :, j]
+                return self._turned_back(alone, pattern, j, noise.shape[2])
+
+            yield replace(out, replica=replica)
         frame.release()
+
+    def _turned_back(self, made: Tensor, pattern: Pattern, j: int, n: int) -> Tensor:
+        """Return k-space (coil, 1, k1, x) from the lines (x, line, coil) of a group's j-th slice."""
+        lines = torch.from_numpy(pattern.lines.astype(np.int64))
+        kspace = made.new_zeros((made.shape[2], 1, n, made.shape[0]))
+        kspace[:, 0, lines] = (made * self._turn(j, lines, n).conj()[:, None]).permute(2, 1, 0)
+        return kspace
 
     def _slice_of(self, frame: Frame, index: int, kspace: Tensor, quality: tuple[float, float]) -> Frame:
         """Return one slice as a frame of its own, lying where its reference was measured."""
@@ -274,13 +284,13 @@ class SplitSliceGrappa(_SliceGrappa):
         return torch.stack(list(grams)).sum(0), torch.cat(list(crosses), 1)
 
 
-def unfolded(frame: Frame, pattern: Pattern, hybrid: Tensor) -> Tensor:
-    """Return the slices (x, line, slice, coil) of a frame's regular lines; lines beyond both ends count as zero."""
-    n_coils, _, _, n_x = frame.kspace.shape
+def unfolded(kspace: Tensor, pattern: Pattern, hybrid: Tensor) -> Tensor:
+    """Return the slices (x, line, slice, coil) of the regular lines of (coil, 1, k1, x); zero beyond both ends."""
+    n_coils, _, _, n_x = kspace.shape
     taps = hybrid.shape[1] // n_coils
     lines = torch.from_numpy(pattern.lines.astype(np.int64))
-    padded = frame.kspace.new_zeros((n_x, len(lines) + taps - 1, n_coils))
-    padded[:, taps // 2 : taps // 2 + len(lines)] = frame.kspace[:, 0, lines].permute(2, 1, 0)
+    padded = kspace.new_zeros((n_x, len(lines) + taps - 1, n_coils))
+    padded[:, taps // 2 : taps // 2 + len(lines)] = kspace[:, 0, lines].permute(2, 1, 0)
     made: Tensor = kernel("grappa_apply")(padded, hybrid)
     return made
 
