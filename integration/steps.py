@@ -58,6 +58,7 @@ STEPS: dict[str, str] = {
     "image.gibbs": "recon.mri.gibbs:Gibbs",
     "image.interpolate": "recon.mri.interpolate:Interpolate",
     "image.echoes": "recon.mri.echoes:CombineEchoes",
+    "image.prescan": "integration.prescan:Prescan",
     "image.bias": "recon.mri.bias:Bias",
     "image.unwarp": "recon.mri.unwarp:Unwarp",
     "image.mpr": "recon.reformat:Reformat",

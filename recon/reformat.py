@@ -129,5 +129,6 @@ def resampled(data: NDArray, grid: Grid, to: Grid, *, order: int = 1) -> NDArray
     y, x = np.indices(to.shape[1:], dtype=np.float64)
     for z in range(to.shape[0]):
         places = [matrix[r, 0] * x + matrix[r, 1] * y + (matrix[r, 2] * z + matrix[r, 3]) for r in (2, 1, 0)]
+        places = [np.round(p, 6) for p in places]  # a voxel's own centre must not fall outside by rounding
         out[z] = map_coordinates(data, places, order=order, mode="constant", output=np.float32, prefilter=order > 1)
     return out
