@@ -130,6 +130,57 @@ class Readouts:
         return replace(self, head=self.head[mask], data=self.data[mask], traj=traj)
 
 
+VIEW_HEAD = np.dtype(
+    [
+        ("flags", "<u4"),
+        ("view", "<u4"),
+        ("time_s", "<f8"),
+        ("angle_rad", "<f8"),
+        ("z_mm", "<f8"),
+        ("angle_shift_rad", "<f4"),
+        ("z_shift_mm", "<f4"),
+        ("radius_shift_mm", "<f4"),
+        ("ma", "<f4"),
+    ]
+)
+"""One CT view: what it is (`View`), its number, when, where the focal spot's rest position stood (angle from +x
+towards +y, not wrapped; z in the patient), how far the flying focal spot was off it, and the tube current."""
+
+
+class View(IntFlag):
+    """What a CT view is; none of these is a view of the patient."""
+
+    DARK = 1 << 0
+    """No radiation: the detector's offset."""
+    AIR = 1 << 1
+    """Nothing between tube and detector."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Projections:
+    """A block of CT views in the order in which they were measured."""
+
+    head: NDArray[np.void]
+    """One record per view, dtype `VIEW_HEAD`, shape (n,)."""
+    data: NDArray[np.float32]
+    """Values (view, row, channel)."""
+    domain: Literal["counts", "lines"] = "counts"
+    """``lines`` once they are line integrals of attenuation."""
+    received_s: float = 0.0
+    """time.monotonic() when the last view of the block arrived [s]."""
+
+    def __len__(self) -> int:
+        return len(self.head)
+
+    def has(self, flag: View) -> NDArray[np.bool_]:
+        """Return which views carry any bit of `flag`, shape (n,)."""
+        return (self.head["flags"] & np.uint32(flag)) != 0
+
+    def select(self, mask: NDArray[np.bool_]) -> Projections:
+        """Return the block of the views where `mask` (n,) is true."""
+        return replace(self, head=self.head[mask], data=self.data[mask])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waveform:
     """Physiology or other side signal."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Literal
 
 from acquisition.errors import HeaderError
 from acquisition.verdict import Verdict
@@ -153,6 +154,38 @@ class MrHeader:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CtHeader:
+    """What only a CT scan has: the gantry, the detector, and how both move."""
+
+    mode: Literal["axial", "helical"]
+    """Table at rest, or moving while the gantry turns."""
+    detector: Literal["cylindrical", "flat"]
+    """A cylinder around the focal spot, or a plane."""
+    n_rows: int
+    """Detector rows; their index grows towards +z."""
+    n_channels: int
+    """Channels per row."""
+    pitch_mm: tuple[float, float]
+    """Distance of neighbouring elements (row, channel), at the detector [mm]."""
+    centre: tuple[float, float]
+    """Index (row, channel), counted from 0, that the ray through the isocentre meets; may be fractional."""
+    source_isocentre_mm: float
+    """Focal spot to the axis of rotation [mm]."""
+    source_detector_mm: float
+    """Focal spot to the detector [mm]."""
+    views_per_rotation: int
+    """Views in one full turn."""
+    rotation_s: float | None = None
+    """Time of one turn [s]."""
+    mu_water_per_mm: float | None = None
+    """Attenuation of water at the effective energy [1/mm]; turns line integrals into HU."""
+    kvp: float | None = None
+    """Tube voltage [kV]."""
+    ma: float | None = None
+    """Tube current of the calibration in air [mA]."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scan:
     """Frozen header of one scan."""
 
@@ -178,6 +211,8 @@ class Scan:
     """Vendor values that have no field of their own."""
     mr: MrHeader | None = None
     """Present exactly when modality is MR."""
+    ct: CtHeader | None = None
+    """Present exactly when modality is CT."""
     header: str = ""
     """The header as it came (XML), for the record."""
     verdicts: tuple[Verdict, ...] = ()
@@ -199,3 +234,20 @@ class Scan:
                 action="choose a protocol made for this modality",
             )
         return self.mr
+
+    def require_ct(self) -> CtHeader:
+        """Return the CT part.
+
+        Raises
+        ------
+        HeaderError
+            This is not a CT scan.
+        """
+        if self.ct is None:
+            raise HeaderError(
+                f"scan {self.uid}",
+                expected="a CT scan",
+                got=f"modality {self.modality}",
+                action="choose a protocol made for this modality",
+            )
+        return self.ct
