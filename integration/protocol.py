@@ -38,7 +38,7 @@ class Match(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     trajectory: tuple[str, ...] = ()
-    """Trajectories of the first encoding: cartesian, epi, radial, goldenangle, spiral, other."""
+    """Trajectories of the first encoding: cartesian, epi, radial, goldenangle, spiral, other; of CT: axial, helical."""
     dimensions: Literal[2, 3] | None = None
     """2: slices, 3: a slab with encoding along k2."""
     name: str = ""

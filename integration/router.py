@@ -100,6 +100,8 @@ def _encoding(scan: Scan) -> Encoding | None:
 
 def _trajectory(scan: Scan) -> str:
     encoding = _encoding(scan)
+    if scan.ct is not None:
+        return scan.ct.mode
     return encoding.trajectory if encoding is not None else ""
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from acquisition.items import Image, Item, Readouts, Waveform
+from acquisition.items import Image, Item, Projections, Readouts, Waveform
 from acquisition.scan import Scan
 from acquisition.stream import Chain
 from acquisition.verdict import Level, Verdict
@@ -24,7 +24,7 @@ class Summary:
     protocol: str
     """Name of the protocol."""
     readouts: int
-    """Readouts fed."""
+    """Readouts or views fed."""
     images: dict[str, int]
     """Images let through, by output."""
 
@@ -61,7 +61,7 @@ class Run:
 
     def feed(self, item: Item) -> Iterator[Image]:
         """Take one item; give the images that are ready now."""
-        if isinstance(item, Readouts):
+        if isinstance(item, Readouts | Projections):
             self._readouts += len(item)
         return self._out(self._chain.feed(item))
 
@@ -113,6 +113,6 @@ class Run:
                 unit="items",
                 evidence=f"{self._unused[name]} x {name} reached the end of the protocol",
             )
-            for name in ("Readouts", "Frame")
+            for name in ("Readouts", "Frame", "Projections")
             if self._unused[name]
         ]

@@ -1,0 +1,203 @@
+"""From detector counts to line integrals of attenuation: the corrections that every CT scan needs.
+
+``p = ln((I0 - d) / ma0) - ln((I - d) / ma)`` with the offset d (dark views), the air views I0 and the tube currents.
+Each Step works on blocks as they come; what it repairs, it counts, and says so when the scan is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from acquisition.errors import ConfigError, DataError
+from acquisition.items import Item, Projections, View
+from acquisition.scan import Scan
+from acquisition.verdict import Level, Verdict
+
+_STARVED_PART = 1e-3
+_BAD_PART = 0.01
+_BLUR = np.array([1, 2, 3, 2, 1], np.float32) / 9
+
+
+@dataclass(kw_only=True)
+class Air:
+    """Offset, air, tube current and logarithm; rays that almost no photon passed; elements that do not count.
+
+    Counts below `smooth_below` are mixed with the mean of their neighbours along the channels, the more the fewer
+    they are (noise of such rays makes streaks); what is still below `least` is set to it.
+    """
+
+    smooth_below: float = 20.0
+    """Counts above the offset from which down rays are smoothed; 0: never."""
+    least: float = 1.0
+    """Smallest count above the offset that enters the logarithm."""
+    bad_below: float = 0.2
+    """An element whose air signal is below this part of its row's median is interpolated."""
+
+    def __post_init__(self) -> None:
+        if self.smooth_below < 0 or self.least <= 0 or not 0 < self.bad_below < 1:
+            raise ConfigError(
+                "ct.air",
+                expected="smooth_below from 0, least above 0, bad_below between 0 and 1",
+                got=f"{self.smooth_below}, {self.least}, {self.bad_below}",
+            )
+
+    def open(self, scan: Scan) -> None:
+        """Remember the detector."""
+        ct = scan.require_ct()
+        self._uid, self._shape = scan.uid, (ct.n_rows, ct.n_channels)
+        self._sums = {flag: np.zeros(self._shape) for flag in View}
+        self._counts = dict.fromkeys(View, 0)
+        self._air_ma = 0.0
+        self._reference: NDArray[np.float32] | None = None
+        self._rays = self._starved = 0
+
+    def feed(self, item: Item) -> Iterator[Item]:
+        """Gather dark and air views, turn the others into line integrals. Everything else passes.
+
+        Raises
+        ------
+        DataError
+            Views came before dark or air views, are of another size, or are not finite.
+        """
+        if not isinstance(item, Projections) or item.domain != "counts":
+            yield item
+            return
+        if item.data.shape[1:] != self._shape or not np.isfinite(item.data).all():
+            raise DataError(
+                f"scan {self._uid}: views",
+                expected=f"finite counts of {self._shape} elements",
+                got=f"{item.data.shape[1:]}, {int((~np.isfinite(item.data)).sum())} not finite",
+            )
+        for flag in View:
+            self._gather(item.select(item.has(flag)), flag)
+        patient = ~item.has(View.DARK | View.AIR)
+        if patient.any():
+            yield self._lines(item if patient.all() else item.select(patient))
+
+    def close(self) -> Iterator[Item]:
+        """Say what was repaired."""
+        if self._reference is None:
+            return
+        part = self._starved / max(self._rays, 1)
+        yield Verdict(
+            check="ct.starvation",
+            level=Level.FLAG if part > _STARVED_PART else Level.PASS,
+            advice="Hardly any photon came through: expect streaks and noise; raise the dose or move the arms."
+            if part > _STARVED_PART
+            else "Enough photons came through.",
+            value=100 * part,
+            limit=100 * _STARVED_PART,
+            unit="%",
+            evidence=f"{self._starved} of {self._rays} rays at or below {self.least:g} counts",
+        )
+        n_bad = len(self._bad[0])
+        bad = n_bad / np.prod(self._shape)
+        yield Verdict(
+            check="ct.bad_elements",
+            level=Level.FLAG if n_bad else Level.PASS,
+            advice="Detector elements do not count; they were interpolated: calibrate the detector."
+            if n_bad
+            else "All detector elements count.",
+            value=100 * float(bad),
+            limit=0.0,
+            unit="%",
+            evidence=", ".join(f"row {r} channel {c}" for r, c in list(zip(*self._bad, strict=True))[:10]),
+        )
+
+    def _gather(self, block: Projections, flag: View) -> None:
+        if not len(block):
+            return
+        self._sums[flag] += block.data.sum(axis=0, dtype=np.float64)
+        self._counts[flag] += len(block)
+        if flag is View.AIR:
+            self._air_ma = float(block.head["ma"].mean())
+        self._reference = None
+
+    def _prepare(self) -> NDArray[np.float32]:
+        for flag in View:
+            if not self._counts[flag]:
+                raise DataError(
+                    f"scan {self._uid}",
+                    expected=f"{flag.name} views before those of the patient",
+                    got="none",
+                    action="send the calibration with the scan, or start from line integrals",
+                )
+        self._dark = (self._sums[View.DARK] / self._counts[View.DARK]).astype(np.float32)
+        air = self._sums[View.AIR] / self._counts[View.AIR] - self._dark
+        self._bad = np.nonzero(air < self.bad_below * np.median(air, axis=1, keepdims=True))
+        if len(self._bad[0]) > _BAD_PART * air.size:
+            raise DataError(
+                f"scan {self._uid}: air views",
+                expected=f"at most {100 * _BAD_PART:g} % of the elements without signal",
+                got=f"{len(self._bad[0])} of {air.size}",
+                action="repeat the air calibration",
+            )
+        self._weights = [self._neighbours(r, c) for r, c in zip(*self._bad, strict=True)]
+        return np.log(np.maximum(air, self.least)).astype(np.float32)
+
+    def _neighbours(self, row: int, channel: int) -> tuple[int, int, int, int, np.float32]:
+        """Return the element, the nearest good channels below and above it, and the weight of the upper one."""
+        bad = {int(c) for r, c in zip(*self._bad, strict=True) if r == row}
+        good = np.array([c for c in range(self._shape[1]) if c not in bad])
+        low, high = good[good < channel], good[good > channel]
+        a = int(low[-1]) if low.size else int(high[0])
+        b = int(high[0]) if high.size else a
+        return int(row), int(channel), a, b, np.float32((channel - a) / (b - a) if b > a else 0.0)
+
+    def _lines(self, item: Projections) -> Projections:
+        if self._reference is None:
+            self._reference = self._prepare()
+        counts = item.data - self._dark
+        for row, channel, a, b, weight in self._weights:
+            counts[:, row, channel] = (1 - weight) * counts[:, row, a] + weight * counts[:, row, b]
+        if self.smooth_below and (counts < self.smooth_below).any():
+            counts = self._smoothed(counts)
+        self._rays += counts.size
+        self._starved += int((counts <= self.least).sum())
+        lines = self._reference - np.log(np.maximum(counts, np.float32(self.least)))
+        for row, channel, a, b, weight in self._weights:
+            lines[:, row, channel] = (1 - weight) * lines[:, row, a] + weight * lines[:, row, b]
+        if self._air_ma > 0 and (item.head["ma"] > 0).all():
+            lines += np.log(item.head["ma"] / np.float32(self._air_ma)).astype(np.float32)[:, None, None]
+        return replace(item, data=lines, domain="lines")
+
+    def _smoothed(self, counts: NDArray[np.float32]) -> NDArray[np.float32]:
+        padded = np.pad(counts, ((0, 0), (0, 0), (2, 2)), mode="edge")
+        n = counts.shape[-1]
+        mean = sum((w * padded[..., k : k + n] for k, w in enumerate(_BLUR)), np.zeros_like(counts))
+        share = np.clip(1 - counts / np.float32(self.smooth_below), 0, 1)
+        return counts + share * (mean - counts)
+
+
+@dataclass(kw_only=True)
+class BeamHardening:
+    """Straighten line integrals that a polychromatic beam has bent: ``p' = c1 p + c2 p^2 + ...`` (water)."""
+
+    coefficients: tuple[float, ...] = (1.0,)
+    """c1, c2, ... from the scanner's water calibration."""
+
+    def __post_init__(self) -> None:
+        if not self.coefficients or self.coefficients[0] <= 0:
+            raise ConfigError("ct.beam_hardening", expected="c1 above 0", got=str(self.coefficients))
+
+    def open(self, scan: Scan) -> None:
+        """Nothing to prepare."""
+        scan.require_ct()
+
+    def feed(self, item: Item) -> Iterator[Item]:
+        """Correct line integrals; everything else passes."""
+        if not isinstance(item, Projections) or item.domain != "lines" or self.coefficients == (1.0,):
+            yield item
+            return
+        out = np.zeros_like(item.data)
+        for c in reversed(self.coefficients):
+            out = (out + np.float32(c)) * item.data
+        yield replace(item, data=out)
+
+    def close(self) -> Iterator[Item]:
+        """Nothing is left to do."""
+        return iter(())

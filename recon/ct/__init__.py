@@ -1,0 +1,1 @@
+"""CT reconstruction: filtered backprojection of axial and helical scans, slices in HU."""

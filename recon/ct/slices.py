@@ -1,0 +1,136 @@
+"""Which slices are made of a CT scan, and how attenuation becomes HU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from acquisition.ct_geometry import field_radius_mm, row_pitch_iso_mm
+from acquisition.errors import ConfigError, HeaderError
+from acquisition.geometry import Grid
+from acquisition.items import Image, Position, Provenance
+from acquisition.scan import CtHeader, Scan
+
+Floats = NDArray[np.float64]
+AIR_HU = -1000.0
+"""Given to pixels that the fan never covers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlicePlan:
+    """Where the slices lie: `xs`, `ys`, and thickness made of thinner planes."""
+
+    xs: Floats
+    """x of the pixels, LPS [mm]."""
+    ys: Floats
+    """y of the pixels, LPS [mm]."""
+    thickness_mm: float
+    """Of one slice [mm]."""
+    increment_mm: float
+    """Distance of slices [mm]."""
+    n_planes: int
+    """Planes that are averaged into one slice."""
+    mu_water_per_mm: float
+    """Attenuation of 0 HU [1/mm]."""
+    covered: NDArray[np.bool_]
+    """Pixels that every view of a full turn sees (y, x)."""
+
+    @property
+    def radius_mm(self) -> float:
+        """Distance of the farthest covered pixel from the axis [mm]."""
+        squares = self.xs[None, :] ** 2 + self.ys[:, None] ** 2
+        return float(np.sqrt(squares[self.covered].max(initial=0.0)))
+
+    @property
+    def stride(self) -> int:
+        """Planes from one slice to the next; 0 where slices share no raster of planes."""
+        ratio = self.increment_mm * self.n_planes / self.thickness_mm
+        return round(ratio) if abs(ratio - round(ratio)) < 1e-6 else 0
+
+    def planes_mm(self, z_mm: float) -> Floats:
+        """Return z of the planes of the slice at `z_mm` [mm]."""
+        return z_mm + ((np.arange(self.n_planes) + 0.5) / self.n_planes - 0.5) * self.thickness_mm
+
+    def grid(self, z_mm: float) -> Grid:
+        """Return the grid of the slice at `z_mm`."""
+        spacing = (self.increment_mm, float(self.ys[1] - self.ys[0]), float(self.xs[1] - self.xs[0]))
+        return Grid(
+            shape=(1, len(self.ys), len(self.xs)),
+            spacing_mm=spacing,
+            origin_mm=(float(self.xs[0]), float(self.ys[0]), float(z_mm)),
+            x_dir=(1.0, 0.0, 0.0),
+            y_dir=(0.0, 1.0, 0.0),
+            z_dir=(0.0, 0.0, 1.0),
+            thickness_mm=self.thickness_mm,
+        )
+
+    def image(self, mu: NDArray[np.float32], z_mm: float, index: int) -> Image:
+        """Return the slice of attenuation `mu` (y, x) [1/mm] in HU."""
+        hu = (mu / np.float32(self.mu_water_per_mm) - np.float32(1)) * np.float32(1000)
+        hu[~self.covered] = AIR_HU
+        return Image(
+            data=hu[None],
+            grid=self.grid(z_mm),
+            unit="HU",
+            position=Position(slice=index),
+            provenance=Provenance(notes={"mu_water": f"{self.mu_water_per_mm:.6g} /mm"}),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What a protocol asks for; 0 leaves the choice to the scan."""
+
+    matrix: int
+    """Pixels along x and y."""
+    fov_mm: float
+    """Field of view [mm]; 0: all that every view sees."""
+    centre_mm: tuple[float, float]
+    """Its centre (x, y), LPS [mm]."""
+    thickness_mm: float
+    """Slice thickness [mm]; 0: one detector row at the axis."""
+    increment_mm: float
+    """Distance of slices [mm]; 0: the thickness."""
+    mu_water_per_mm: float
+    """Attenuation of water [1/mm]; 0: the header's."""
+
+
+def planned(scan: Scan, ct: CtHeader, wanted: Wanted) -> SlicePlan:
+    """Return where the slices of a scan lie.
+
+    Raises
+    ------
+    ConfigError
+        A size is negative, or the matrix is smaller than 2.
+    HeaderError
+        The patient does not lie head first supine, or nobody says how much water attenuates.
+    """
+    sizes = (wanted.fov_mm, wanted.thickness_mm, wanted.increment_mm, wanted.mu_water_per_mm)
+    if min(sizes) < 0 or wanted.matrix < 2:
+        raise ConfigError("CT slices", expected="sizes from 0 up, matrix from 2 up", got=f"{sizes}, {wanted.matrix}")
+    mu = wanted.mu_water_per_mm or ct.mu_water_per_mm
+    if not mu:
+        raise HeaderError(
+            f"scan {scan.uid}: mu_water_per_mm",
+            expected="the attenuation of water",
+            got="none",
+            action="set it in the header or as a parameter of the step",
+        )
+    if scan.patient.position not in (None, "HFS"):
+        raise HeaderError(f"scan {scan.uid}: patient position", expected="HFS", got=str(scan.patient.position))
+    radius, row = field_radius_mm(ct), row_pitch_iso_mm(ct)
+    fov = wanted.fov_mm or 2 * radius
+    offsets = ((np.arange(wanted.matrix) + 0.5) / wanted.matrix - 0.5) * fov
+    xs, ys = offsets + wanted.centre_mm[0], offsets + wanted.centre_mm[1]
+    thickness = wanted.thickness_mm or row
+    return SlicePlan(
+        xs=xs,
+        ys=ys,
+        thickness_mm=thickness,
+        increment_mm=wanted.increment_mm or thickness,
+        n_planes=max(1, int(np.ceil(thickness / row - 0.25))),
+        mu_water_per_mm=float(mu),
+        covered=xs[None, :] ** 2 + ys[:, None] ** 2 <= radius**2,
+    )

@@ -1,0 +1,247 @@
+"""Axial and helical CT against the analytic object, in HU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from acquisition.errors import ConfigError, DataError, HeaderError, ReconError
+from acquisition.items import Image, Item, Projections
+from acquisition.sources.phantom.ct import CtExam, CtSimulation, gantry
+from acquisition.sources.phantom.ct_objects import built, chest, water
+from acquisition.sources.phantom.objects import Phantom
+from acquisition.verdict import Level
+from recon.ct.fbp import Axial, Helical
+from recon.ct.kernel import KERNELS, modulation, response
+
+FEED = 15.0
+
+
+def scanned(exam: CtExam, phantom: Phantom | None = None, *, block: int = 40) -> tuple[CtSimulation, list[Projections]]:
+    simulation = CtSimulation(exam, phantom)
+    head, lines = simulation.head, simulation.lines()
+    cuts = range(0, len(head), block)
+    blocks = [Projections(head=head[c : c + block], data=lines[c : c + block], domain="lines") for c in cuts]
+    return simulation, blocks
+
+
+def reconstructed(step: Axial | Helical, simulation: CtSimulation, blocks: Iterable[Projections]) -> list[Image]:
+    step.open(simulation.scan)
+    items: list[Item] = [item for block in blocks for item in step.feed(block)]
+    items += step.close()
+    assert all(isinstance(i, Image) for i in items)
+    return [i for i in items if isinstance(i, Image)]
+
+
+def truth(simulation: CtSimulation, image: Image) -> np.ndarray:
+    """The object's HU at the voxel centres."""
+    index = np.stack(np.meshgrid(*(np.arange(n) for n in image.grid.shape), indexing="ij"), -1)[..., ::-1]
+    points = index @ image.grid.affine[:3, :3].T + image.grid.affine[:3, 3]
+    return 1000 * (simulation.phantom.signal(points) - 1)
+
+
+def flat(values: np.ndarray) -> np.ndarray:
+    """Where a slice's truth is constant 5 pixels around."""
+    low, high = values.copy(), values.copy()
+    for axis in (1, 2):
+        for shift in (-5, -3, -1, 1, 3, 5):
+            low = np.minimum(low, np.roll(values, shift, axis))
+            high = np.maximum(high, np.roll(values, shift, axis))
+    return low == high
+
+
+@pytest.mark.parametrize("direction", [1, -1])
+@pytest.mark.parametrize("feed", [FEED, -FEED])
+def test_a_helical_chest_has_the_right_hu_everywhere(direction: int, feed: float) -> None:
+    exam = CtExam(turns=3, direction=direction, feed_mm=feed, start_z_mm=-1.5 * feed)
+    simulation, blocks = scanned(exam)
+    images = reconstructed(Helical(matrix=128, fov_mm=340, kernel="soft"), simulation, blocks)
+    assert len(images) >= 15
+    z = [i.grid.origin_mm[2] for i in images]
+    np.testing.assert_allclose(np.diff(z), np.sign(feed) * 1.2, atol=0.01)
+    assert [i.position.slice for i in images] == list(range(len(images)))
+    for image in images[:: len(images) - 1] + images[len(images) // 2 :][:1]:
+        expected = truth(simulation, image)
+        error = image.data - expected
+        inside = flat(expected)
+        assert abs(np.median(error[inside])) < 1
+        assert np.percentile(np.abs(error[inside]), 95) < 6
+        assert (np.abs(error)[inside] > 60).mean() < 5e-4
+        for axis in (1, 2):
+            assert (np.abs(np.flip(image.data, axis) - expected)[inside] > 60).mean() > 3e-3
+
+
+def test_water_is_0_and_air_is_minus_1000() -> None:
+    phantom = water(100).transformed(np.eye(3), (23.0, -14.0, 0.0))
+    for exam, step in (
+        (CtExam(ct=gantry(mode="axial"), turns=1.2), Axial(matrix=100, fov_mm=300)),
+        (CtExam(turns=3, feed_mm=FEED, start_z_mm=-22), Helical(matrix=100, fov_mm=300)),
+    ):
+        simulation, blocks = scanned(exam, phantom)
+        for image in reconstructed(step, simulation, blocks):
+            expected = truth(simulation, image)
+            inside = flat(expected)
+            assert abs(image.data[inside & (expected > -1)].mean()) < 2
+            assert abs(image.data[inside & (expected < -999)].mean() + 1000) < 5
+
+
+def test_no_row_is_flipped_and_no_stairs_appear() -> None:
+    """A tilted rod far from the axis: its centre moves straight with z, to a tenth of a pixel."""
+    tilt = 0.6
+    rod = built({"rod": (None, 1000.0, (0.0, 0.0, 0.0), (6.0, 6.0, 400.0))})
+    shear = np.eye(3)
+    shear[0, 2] = tilt
+    phantom = rod.transformed(shear, (90.0, 20.0, 0.0))
+    exam = CtExam(turns=4, feed_mm=FEED, start_z_mm=-30)
+    simulation, blocks = scanned(exam, phantom)
+    step = Helical(matrix=64, fov_mm=64, centre_mm=(90.0, 20.0))
+    images = reconstructed(step, simulation, blocks)
+    centres = []
+    for image in images:
+        mass = np.clip(image.data[0] + 1000, 100, None) - 100
+        xs = image.grid.origin_mm[0] + np.arange(64) * image.grid.spacing_mm[2]
+        centres.append((mass.sum(0) * xs).sum() / mass.sum())
+    z = np.array([i.grid.origin_mm[2] for i in images])
+    np.testing.assert_allclose(centres, 90 + tilt * z, atol=0.12)
+
+
+def test_slices_come_while_the_gantry_turns_from_bounded_memory() -> None:
+    rings = []
+    for turns in (5, 7):
+        simulation, blocks = scanned(CtExam(turns=turns, feed_mm=FEED))
+        step = Helical(matrix=32, fov_mm=300)
+        step.open(simulation.scan)
+        early = [(n, i) for n, block in enumerate(blocks) for i in step.feed(block)]
+        assert step._views is not None
+        rings.append(step._views.ring.nbytes)
+        late = list(step.close())
+        assert len(early) > 1.5 * len(late)
+        for n, image in early[:8]:
+            behind = blocks[n].head["z_mm"][-1] - image.grid.origin_mm[2]
+            assert behind < FEED + 19.2 + 8 * 1.2
+    assert rings[0] == rings[1]
+
+
+def test_blocks_of_any_size_give_the_same_slices() -> None:
+    exam = CtExam(turns=3, feed_mm=FEED, start_z_mm=-22)
+    made = []
+    for block in (1, 37, 5000):
+        simulation, blocks = scanned(exam, chest(), block=block)
+        made.append(np.stack([i.data for i in reconstructed(Helical(matrix=24), simulation, blocks)]))
+    np.testing.assert_allclose(made[1], made[0], atol=0.05)
+    np.testing.assert_allclose(made[2], made[0], atol=0.05)
+
+
+def test_thick_slices_are_the_mean_of_the_thin_ones_and_the_increment_is_free() -> None:
+    simulation, blocks = scanned(CtExam(turns=4, feed_mm=FEED, start_z_mm=-30), chest())
+    thin = reconstructed(Helical(matrix=32, thickness_mm=1.2, increment_mm=1.2), simulation, blocks)
+    thick = reconstructed(Helical(matrix=32, thickness_mm=4.8, increment_mm=2.7), simulation, blocks)
+    assert thick[0].grid.thickness_mm == 4.8 and thick[0].grid.spacing_mm[0] == 2.7
+    z = np.array([i.grid.origin_mm[2] for i in thick])
+    np.testing.assert_allclose(np.diff(z), 2.7)
+    thin_z = np.array([i.grid.origin_mm[2] for i in thin])
+    for image in thick[1:-1]:
+        offset = np.abs(thin_z - image.grid.origin_mm[2])
+        weight = np.clip((2.4 + 0.6 - offset) / 1.2, 0, 1)
+        mean = np.tensordot(weight / weight.sum(), np.stack([i.data for i in thin]), 1)
+        assert np.sqrt(np.square(mean - image.data).mean()) < 12
+
+
+def test_axial_from_part_of_a_turn_and_at_several_table_positions() -> None:
+    ct = gantry(mode="axial", n_rows=1, centre=(0.0, 183.75))
+    full, short = CtExam(ct=ct, turns=1.2), CtExam(ct=ct, turns=0.68)
+    made = []
+    for exam in (full, short):
+        simulation, blocks = scanned(exam)
+        [image] = reconstructed(Axial(matrix=128, fov_mm=340, kernel="soft"), simulation, blocks)
+        expected = truth(simulation, image)
+        assert np.percentile(np.abs(image.data - expected)[flat(expected)], 95) < 12
+        made.append(image)
+    assert np.sqrt(np.square(made[0].data - made[1].data).mean()) < 12
+    second, more = scanned(replace(full, start_z_mm=10.0))
+    images = reconstructed(Axial(matrix=16), second, [*scanned(full)[1], *more])
+    assert [i.grid.origin_mm[2] for i in images] == [0.0, 10.0]
+
+
+def test_kernels_rank_by_sharpness_and_noise() -> None:
+    ct = gantry(mode="axial", n_rows=1, centre=(0.0, 183.75))
+    simulation = CtSimulation(CtExam(ct=ct, turns=1.2), water(100))
+    rng = np.random.default_rng(2)
+    clean = simulation.lines()
+    lines = clean + rng.normal(0, 0.01, (len(simulation.head), 1, 368)).astype(np.float32)
+    noise = []
+    for kernel in ("soft", "standard", "bone"):
+        made = []
+        for data in (lines, clean):
+            block = Projections(head=simulation.head, data=data, domain="lines")
+            made += reconstructed(Axial(matrix=128, fov_mm=120, kernel=kernel), simulation, [block])
+        noise.append((made[0].data - made[1].data).std())
+        assert abs(made[1].data).max() < 1
+    assert noise[0] < 0.75 * noise[1] and noise[1] < 0.6 * noise[2]
+    for values in KERNELS.values():
+        shape = response(512, 0.5, values) / response(512, 0.5, "ramp").clip(1e-9)
+        np.testing.assert_allclose(shape[[128, 256]], [values[2], values[4]], atol=0.01)
+
+
+def test_a_patient_beyond_the_fan_is_flagged() -> None:
+    exam = CtExam(ct=gantry(mode="axial", n_rows=1, centre=(0.0, 183.75)))
+    simulation, blocks = scanned(replace(exam, turns=1.2), water(300))
+    [image] = reconstructed(Axial(matrix=16), simulation, blocks)
+    assert image.verdicts[0].check == "ct.truncation" and image.verdicts[0].level is Level.FLAG
+    assert (image.data[0, 0, 0], image.unit) == (-1000, "HU")
+
+
+def test_what_cannot_be_reconstructed_is_refused() -> None:
+    exam = CtExam(turns=0.5, feed_mm=FEED)
+    simulation, blocks = scanned(exam)
+    with pytest.raises(ReconError, match="cut short"):
+        reconstructed(Helical(matrix=8), simulation, blocks)
+    with pytest.raises(HeaderError, match="expected axial"):
+        Axial().open(simulation.scan)
+    with pytest.raises(ConfigError, match="one of bone, ramp, soft, standard"):
+        Helical(kernel="b30").open(simulation.scan)
+    with pytest.raises(ConfigError, match="the first one 1"):
+        modulation((0.5, 1.0))
+    with pytest.raises(ConfigError, match="sizes from 0 up"):
+        Helical(fov_mm=-1).open(simulation.scan)
+    with pytest.raises(HeaderError, match="the attenuation of water"):
+        Helical().open(replace(simulation.scan, ct=gantry(mu_water_per_mm=None)))
+    with pytest.raises(HeaderError, match="expected HFS, got FFP"):
+        Helical().open(replace(simulation.scan, patient=replace(simulation.scan.patient, position="FFP")))
+    step = Helical(matrix=8)
+    step.open(simulation.scan)
+    assert list(step.feed("other")) == ["other"]
+    with pytest.raises(DataError, match=r"put ct\.air before"):
+        list(step.feed(replace(blocks[0], domain="counts")))
+    with pytest.raises(DataError, match="16 x 368 elements"):
+        list(step.feed(replace(blocks[0], data=blocks[0].data[:, :3])))
+    moving = blocks[0].head.copy()
+    moving["z_shift_mm"] = 0.3
+    with pytest.raises(DataError, match="a flying focal spot"):
+        list(step.feed(replace(blocks[0], head=moving)))
+    list(step.feed(blocks[0]))
+    with pytest.raises(DataError, match="none missing"):
+        list(step.feed(blocks[2]))
+
+
+@pytest.mark.parametrize(("feed", "match"), [(0.0, "a moving table"), (60.0, "a feed of at most")])
+def test_a_table_too_slow_or_too_fast_is_refused(feed: float, match: str) -> None:
+    simulation, blocks = scanned(CtExam(turns=0.2, feed_mm=feed))
+    with pytest.raises(DataError, match=match):
+        reconstructed(Helical(matrix=8), simulation, blocks)
+
+
+def test_a_short_axial_turn_is_refused() -> None:
+    simulation, blocks = scanned(CtExam(ct=gantry(mode="axial"), turns=0.5))
+    with pytest.raises(ReconError, match="half a turn and the fan angle"):
+        reconstructed(Axial(matrix=8), simulation, blocks)
+
+
+def test_nothing_measured_gives_no_image() -> None:
+    step = Axial()
+    step.open(CtSimulation(CtExam(ct=gantry(mode="axial"))).scan)
+    with pytest.raises(ReconError, match="cut short"):
+        list(step.close())
