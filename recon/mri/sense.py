@@ -98,8 +98,8 @@ class Sense(CoilOptions):
             yield gfactor_image(frame, g, space, self._patient_position)
 
     def _told(self, frame: Frame, kspace: Tensor, g: Tensor, r: int) -> Frame:
-        inside = g[g > 0]
-        middle, most = (float(np.percentile(inside.numpy(), q)) if len(inside) else 0.0 for q in (50, 99))
+        inside = g[g > 0].cpu().numpy()
+        middle, most = (float(np.percentile(inside, q)) if len(inside) else 0.0 for q in (50, 99))
         noisy = most > self.flag_above
         verdict = Verdict(
             check="mri.sense",
@@ -128,12 +128,13 @@ def _aliased(data: Tensor, pattern: Pattern, wide: int) -> tuple[Tensor, Tensor]
     """Return the folded coil images (coil, x, y) of the regular lines on `wide` voxels, and the phase (R,) of each
     fold: ``a(y) = sum_r phase_r c(y + r wide / R) s(y + r wide / R)``."""
     n, r = data.shape[2], pattern.acceleration
-    lines = torch.from_numpy(pattern.lines.astype(np.int64))
+    lines = torch.from_numpy(pattern.lines.astype(np.int64)).to(data.device)
     regular = torch.zeros_like(data)
     regular[:, :, lines] = data[:, :, lines]
     folded = kernel("centred_ifft")(kernel("resize")(regular, wide, 2), (2,)) * r
     offset = (pattern.offset - n // 2) % r
-    phase = torch.polar(torch.ones(r), 2 * math.pi * offset / r * torch.arange(r))
+    turn = torch.arange(r, device=data.device)
+    phase = torch.polar(torch.ones(r, device=data.device), 2 * math.pi * offset / r * turn)
     return folded, phase
 
 

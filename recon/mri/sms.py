@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 _LINES, _READOUT = 32, 64  # samples around the centre of k-space that weights are fitted on: more cost, and add noise
 Tensors = Sequence[Tensor]
+_Place = tuple[int, int]  # encoding, and slice or group in it: each encoding has reference lines of its own
 
 _GEOMETRY = ("position", "read_dir", "phase_dir", "slice_dir")
 
@@ -81,25 +82,27 @@ class _SliceGrappa:
         self._shift = float(shift) if not isinstance(shift, str) and shift else 1.0
         limit = self._spaces[0].encoding.limit("slice")
         self._first, n = limit.minimum, limit.maximum + 1 - limit.minimum
-        along_k2, along_k1 = self._spaces[0].encoding.acceleration
-        if self._factor < 2 or n % self._factor or along_k2 > 1 or along_k1 not in range(1, MAX_ACCELERATION + 1):
+        factors = [space.encoding.acceleration for space in self._spaces]
+        undone = all(k2 <= 1 and k1 in range(1, MAX_ACCELERATION + 1) for k2, k1 in factors)
+        if self._factor < 2 or n % self._factor or not undone:
+            told = ", ".join(f"R {k2:g} along k2 and {k1:g} along k1" for k2, k1 in factors)
             raise HeaderError(
                 "header multiband",
                 expected=f"a factor of 2 or more that divides the slices, R from 1 to {MAX_ACCELERATION} along k1",
-                got=f"factor {self._factor}, {n} slices, R {along_k2:g} along k2 and {along_k1:g} along k1",
+                got=f"factor {self._factor}, {n} slices, {told}",
                 action="correct the user parameter multiband, or choose a protocol for single slices",
             )
-        self._n_groups, self._r = n // self._factor, round(along_k1)
-        self._calibrations: dict[int, Calibration] = {}
-        self._known: dict[int, _Group] = {}
+        self._n_groups, self._r = n // self._factor, [round(k1) for _, k1 in factors]
+        self._calibrations: dict[_Place, Calibration] = {}
+        self._known: dict[_Place, _Group] = {}
 
     def feed(self, item: Item) -> Iterator[Item]:
         """Learn from reference lines and pass them on; take frames apart."""
         if isinstance(item, Calibration):
             if not item.separate:  # cut from slices that lie on top of each other: says nothing of one
                 return
-            self._calibrations[item.key.slice] = item
-            group = (item.key.slice - self._first) % self._n_groups
+            self._calibrations[item.key.encoding, item.key.slice] = item
+            group = item.key.encoding, (item.key.slice - self._first) % self._n_groups
             self._known.pop(group, None)
             yield item
             if self._obstacle(group) is None:
@@ -120,19 +123,20 @@ class _SliceGrappa:
         `sources` A (place, n) and `targets` b (place, coil) of each slice alone, with ``A^H A`` and ``A^H b``.
         """
 
-    def _slices(self, group: int) -> list[int]:
-        return [self._first + group + j * self._n_groups for j in range(self._factor)]
+    def _slices(self, group: _Place) -> list[_Place]:
+        encoding, place = group
+        return [(encoding, self._first + place + j * self._n_groups) for j in range(self._factor)]
 
-    def _obstacle(self, group: int) -> str | None:
+    def _obstacle(self, group: _Place) -> str | None:
         """Return why a group cannot be taken apart; None when it can."""
         found = [self._calibrations.get(s) for s in self._slices(group)]
-        missing = [s for s, c in zip(self._slices(group), found, strict=True) if c is None]
+        missing = [s for (_, s), c in zip(self._slices(group), found, strict=True) if c is None]
         if missing:
             return f"no reference lines of slices {', '.join(map(str, missing))}"
         shapes = {tuple(c.kspace.shape) for c in found if c is not None}
         first = next(c for c in found if c is not None)
         n_coils, _, n_lines, n_x = first.kspace.shape
-        needed = (self.kernel[0] - 1) * self._r + 1
+        needed = (self.kernel[0] - 1) * self._r[group[0]] + 1
         if len(shapes) > 1:
             return "the slices' reference lines differ in number"
         if n_coils < self._factor:
@@ -141,7 +145,7 @@ class _SliceGrappa:
             return f"{n_lines} reference lines, at least {needed} needed"
         return None
 
-    def _prepared(self, group: int) -> _Group:
+    def _prepared(self, group: _Place) -> _Group:
         if group not in self._known:
             self._known[group] = self._fit(group)
         return self._known[group]
@@ -151,41 +155,45 @@ class _SliceGrappa:
         angle = 2 * torch.pi * j / self._shift * (lines - n // 2).double()
         return torch.polar(torch.ones_like(angle), angle).to(torch.complex64)
 
-    def _fit(self, group: int) -> _Group:
-        sources, targets = [], []
+    def _fit(self, group: _Place) -> _Group:
+        r, sources, targets = self._r[group[0]], [], []
         for j, index in enumerate(self._slices(group)):
             calibration = self._calibrations[index]
             acs = kernel("centred_fft")(calibration.kspace[:, 0], (2,))
             first = max(0, acs.shape[2] // 2 - _READOUT // 2)
-            lines = torch.arange(acs.shape[1]) + calibration.first[1]
-            part = self._middle(lines, calibration.matrix[1])
+            lines = torch.arange(acs.shape[1], device=acs.device) + calibration.first[1]
+            part = self._middle(lines, calibration.matrix[1], r)
             turned = acs[:, part, first : first + _READOUT] * self._turn(j, lines[part], calibration.matrix[1])[:, None]
-            a, b = self._patches(turned)
+            a, b = self._patches(turned, r)
             sources.append(a)
             targets.append(b)
         grams = [a.mH @ a for a in sources]
         crosses = [a.mH @ b for a, b in zip(sources, targets, strict=True)]
-        gram, cross = self._equations(sources, targets, grams, crosses)
-        scale = max(self.regularisation * float(gram.diagonal().real.mean()), torch.finfo(torch.float64).tiny)
-        regular = gram.to(torch.complex128) + scale * torch.eye(len(gram), dtype=torch.complex128)
-        weights = torch.cholesky_solve(cross.to(torch.complex128), torch.linalg.cholesky(regular)).to(torch.complex64)
+        weights = self._solved(*self._equations(sources, targets, grams, crosses))
         energies = [float(b.abs().square().sum()) for b in targets]
         leakage, error = _judged(weights, grams, crosses, energies)
-        logger.info("scan %s: slices %s apart, leakage %s", self._uid, self._slices(group), leakage)
+        logger.info("scan %s: slices %s apart, leakage %s", self._uid, [s for _, s in self._slices(group)], leakage)
         n_coils = targets[0].shape[1]
         spread = weights.reshape(*self.kernel, n_coils, self._factor, n_coils)
         n_x = self._calibrations[self._slices(group)[0]].kspace.shape[3]
         return _Group(kernel("grappa_hybrid")(spread, n_x), leakage, error)
 
-    def _middle(self, lines: Tensor, n: int) -> slice:
+    def _solved(self, gram: Tensor, cross: Tensor) -> Tensor:
+        """Return the regularised weights (n, slice * coil), solved in double precision."""
+        double = gram.to(torch.complex128)
+        scale = (self.regularisation * double.diagonal().real.mean()).clamp_min(torch.finfo(torch.float64).tiny)
+        regular = double + scale * torch.eye(len(gram), dtype=double.dtype, device=double.device)
+        return torch.cholesky_solve(cross.to(double.dtype), torch.linalg.cholesky(regular)).to(torch.complex64)
+
+    def _middle(self, lines: Tensor, n: int, r: int) -> slice:
         """Return which reference lines weights are fitted on: about the centre, as many as the kernel's span asks."""
-        half = max(_LINES // 2, (self.kernel[0] - 1) * self._r)
+        half = max(_LINES // 2, (self.kernel[0] - 1) * r)
         kept = ((lines >= n // 2 - half) & (lines < n // 2 + half)).nonzero()[:, 0]
         return slice(int(kept[0]), int(kept[-1]) + 1) if len(kept) else slice(0, len(lines))
 
-    def _patches(self, acs: Tensor) -> tuple[Tensor, Tensor]:
+    def _patches(self, acs: Tensor, r: int) -> tuple[Tensor, Tensor]:
         """Return A (place, tap * k0 * coil) and b (place, coil) of one slice (coil, k1, k0)."""
-        (taps, width), r = self.kernel, self._r
+        taps, width = self.kernel
         n_places = acs.shape[1] - (taps - 1) * r
         parts = acs.unfold(-1, width, 1)  # coil, k1, place, k0
         a = torch.stack([parts[:, t * r : t * r + n_places] for t in range(taps)]).permute(2, 3, 0, 4, 1)
@@ -193,9 +201,9 @@ class _SliceGrappa:
         return a.reshape(-1, taps * width * len(acs)), middle.permute(1, 2, 0).reshape(-1, len(acs))
 
     def _apart(self, frame: Frame) -> Iterator[Frame]:
-        group = frame.key.slice - self._first
-        why = self._obstacle(group) if 0 <= group < self._n_groups else f"no group {group}"
-        pattern = detect(measured_lines(frame.counts), self._r)
+        encoding, place = group = frame.key.encoding, frame.key.slice - self._first
+        why = self._obstacle(group) if 0 <= place < self._n_groups else f"no group {place}"
+        pattern = detect(measured_lines(frame.counts), self._r[encoding])
         if why is None and pattern is None:
             why = "the measured lines follow no regular pattern"
         if why is not None or pattern is None:
@@ -208,7 +216,7 @@ class _SliceGrappa:
         made = unfolded(frame.kspace, pattern, known.hybrid)
         for j, index in enumerate(self._slices(group)):
             kspace = self._turned_back(made[:, :, j], pattern, j, frame.kspace.shape[2])
-            out = self._slice_of(frame, index, kspace, (known.leakage[j], known.error[j]))
+            out = self._slice_of(frame, index[1], kspace, (known.leakage[j], known.error[j]))
 
             def replica(noise: Tensor, j: int = j) -> Tensor:
                 alone = unfolded(noise, pattern, known.hybrid)[:, :, j]
@@ -219,14 +227,14 @@ class _SliceGrappa:
 
     def _turned_back(self, made: Tensor, pattern: Pattern, j: int, n: int) -> Tensor:
         """Return k-space (coil, 1, k1, x) from the lines (x, line, coil) of a group's j-th slice."""
-        lines = torch.from_numpy(pattern.lines.astype(np.int64))
+        lines = torch.from_numpy(pattern.lines.astype(np.int64)).to(made.device)
         kspace = made.new_zeros((made.shape[2], 1, n, made.shape[0]))
         kspace[:, 0, lines] = (made * self._turn(j, lines, n).conj()[:, None]).permute(2, 1, 0)
         return kspace
 
     def _slice_of(self, frame: Frame, index: int, kspace: Tensor, quality: tuple[float, float]) -> Frame:
         """Return one slice as a frame of its own, lying where its reference was measured."""
-        head, source = frame.head.copy(), self._calibrations[index].head
+        head, source = frame.head.copy(), self._calibrations[frame.key.encoding, index].head
         head["slice"] = index
         if source is not None:
             for name in _GEOMETRY:
@@ -288,7 +296,7 @@ def unfolded(kspace: Tensor, pattern: Pattern, hybrid: Tensor) -> Tensor:
     """Return the slices (x, line, slice, coil) of the regular lines of (coil, 1, k1, x); zero beyond both ends."""
     n_coils, _, _, n_x = kspace.shape
     taps = hybrid.shape[1] // n_coils
-    lines = torch.from_numpy(pattern.lines.astype(np.int64))
+    lines = torch.from_numpy(pattern.lines.astype(np.int64)).to(kspace.device)
     padded = kspace.new_zeros((n_x, len(lines) + taps - 1, n_coils))
     padded[:, taps // 2 : taps // 2 + len(lines)] = kspace[:, 0, lines].permute(2, 1, 0)
     made: Tensor = kernel("grappa_apply")(padded, hybrid)

@@ -15,7 +15,8 @@ from acquisition.mri import Prewhiten
 from acquisition.stream import Chain
 from acquisition.verdict import Level
 from recon.mri import Assemble, Combine, ReadoutTransform
-from recon.mri.sense import Sense, unfolded
+from recon.mri.pattern import Pattern
+from recon.mri.sense import Sense, _aliased, unfolded
 from tests.phantoms import small_simulation
 from tests.properties import normal
 from tests.recon.helpers import Exam
@@ -55,6 +56,14 @@ def test_folds_of_known_coils_come_apart() -> None:
     nothing, g = unfolded(aliased, torch.zeros_like(maps), phase, damping=0.0)
     assert not nothing.any()
     assert not g.any()
+
+
+def test_everything_stays_on_the_device_of_the_frame() -> None:
+    """The device ``meta`` holds no values, and refuses the CPU's tensors like a GPU does."""
+    data = torch.empty((4, 24, 32), dtype=torch.complex64, device="meta")
+    aliased, phase = _aliased(data, Pattern(2, 0, 0, 31), 32)
+    image, g = unfolded(aliased, data, phase, damping=1e-3)
+    assert (image.device.type, g.device.type) == ("meta", "meta")
 
 
 def test_the_g_factor_is_the_noise_that_is_seen() -> None:

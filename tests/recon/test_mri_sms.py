@@ -9,19 +9,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from acquisition.errors import ConfigError, HeaderError, ReconError
-from acquisition.items import Flag, Image, Readouts
+from acquisition.items import Flag, Image, Item, Readouts
 from acquisition.scan import Scan
 from acquisition.sources.phantom.epi import EpiTrain, echo_planar
 from acquisition.sources.phantom.exam import MriExam
 from acquisition.sources.phantom.mri import Simulation
 from acquisition.sources.phantom.sms import SmsSimulation
+from acquisition.stream import Chain
 from acquisition.verdict import Level, Verdict
 from integration.protocol import Library, Protocol
 from integration.router import choose
 from integration.runner import Run
-from recon.mri.sms import SliceGrappa, SplitSliceGrappa
+from recon.mri.items import Calibration, Frame
+from recon.mri.pattern import Pattern
+from recon.mri.sms import SliceGrappa, SplitSliceGrappa, unfolded
 from tests.phantoms import nrmse
 
 LIBRARY = Library()
@@ -172,3 +176,56 @@ def test_an_echo_planar_scan_of_single_slices(ramp_us: float) -> None:
     (image,), _ = images(scan, blocks, LIBRARY["mri_epi"])
     truth = single.truth(0).data
     assert nrmse(image.data * (image.data * truth).sum() / (image.data**2).sum(), truth) < 0.06
+
+
+def in_two_encodings(subject: SmsSimulation) -> tuple[list[Item], Scan]:
+    """Return what reaches the method, and a header that promises a second encoding like the first."""
+    steps = LIBRARY["mri_sms"].build()
+    front = Chain(steps[: next(i for i, s in enumerate(steps) if isinstance(s, SplitSliceGrappa))])
+    front.open(subject.scan)
+    items = [i for b in subject.readouts() for i in front.feed(b)] + list(front.close())
+    header = subject.scan.require_mr()
+    return items, replace(subject.scan, mr=replace(header, encodings=header.encodings * 2))
+
+
+@pytest.mark.parametrize("part", [0.5, 1.0])
+def test_reference_lines_of_another_encoding_teach_nothing(part: float) -> None:
+    """They may differ in size and contrast: the slices come out as if they had not been measured."""
+    (items, twice), method = in_two_encodings(simulation(2, 2)), SplitSliceGrappa()
+    n_x = next(i.kspace.shape[3] for i in items if isinstance(i, Frame))
+    foreign = [
+        replace(i, key=i.key._replace(encoding=1), kspace=i.kspace.flip(0)[..., : int(part * n_x)])
+        for i in items
+        if isinstance(i, Calibration) and i.separate
+    ]
+    made = []
+    for between in ([], foreign):
+        method.open(twice)
+        first = next(n for n, i in enumerate(items) if isinstance(i, Frame))
+        out = [o for i in (*items[:first], *between, *items[first:]) for o in method.feed(i)]
+        made.append([o for o in out if isinstance(o, Frame)])
+    assert len(made[0]) == len(made[1]) == 4
+    for plain, other_too in zip(*made, strict=True):
+        torch.testing.assert_close(other_too.kspace, plain.kspace)
+
+
+def test_a_frame_without_references_of_its_own_encoding_is_held() -> None:
+    (items, twice), method = in_two_encodings(simulation(2, 2)), SplitSliceGrappa()
+    method.open(twice)
+    moved = [replace(i, key=i.key._replace(encoding=1)) if isinstance(i, Frame) else i for i in items]
+    found = [o for i in moved for o in method.feed(i) if isinstance(o, Frame)]
+    assert [f.key.encoding for f in found] == [1, 1]
+    assert all(f.verdicts[-1].level is Level.HOLD for f in found)
+
+
+def test_everything_stays_on_the_device_of_the_frame() -> None:
+    """The device ``meta`` holds no values, and refuses the CPU's tensors like a GPU does."""
+    method, pattern = SplitSliceGrappa(), Pattern(1, 0, 0, 31)
+    method.open(simulation(2, 2).scan)
+    kspace, hybrid = (torch.empty(s, dtype=torch.complex64, device="meta") for s in ((4, 1, 32, 24), (24, 20, 8)))
+    made = unfolded(kspace, pattern, hybrid.view(24, 20, 8))
+    back = method._turned_back(made.reshape(24, 32, 2, 4)[:, :, 1], pattern, 1, 32)
+    assert back.device.type == "meta"
+    assert method._solved(torch.empty(20, 20, device="meta", dtype=torch.complex64), hybrid[0]).device.type == "meta"
+    lines = torch.arange(32, device="meta")
+    assert (kspace[:, 0] * method._turn(1, lines, 32)[:, None]).device.type == "meta"
