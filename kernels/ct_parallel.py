@@ -9,6 +9,11 @@ from kernels.compile import compiled
 
 Floats = NDArray[np.float32]
 
+LANES = 16
+"""Planes that are backprojected together."""
+_TOGETHER = 4  # directions whose tables are read in one pass over the image
+_MISS = 0.2  # detector rows by which a ray may miss its plane at the cone's edge
+
 
 @compiled
 def rebin(
@@ -58,13 +63,15 @@ def backproject(
     span: tuple[int, int, int, float, float],
     columns: tuple[float, float, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
     rows: tuple[float, float, float, float],
-    place: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], float],
+    place: tuple[NDArray[np.float64], NDArray[np.float64], float, float, float],
     out: Floats,
 ) -> None:  # pragma: no cover - compiled
-    """Add up filtered parallel views along their rays.
+    """Add up filtered parallel views along their rays in a tile of the image, `LANES` planes together.
 
     Views of one direction are averaged by the detector row that the voxel falls on: weight 1 in the middle, falling
-    to 0 at the detector's edge. Where no row is hit, the nearest row is taken.
+    to 0 at the detector's edge. Where no row is hit, the nearest row is taken. That average, with its divisions and
+    scattered reads, is made once per column and step of depth; pixels then interpolate between columns, all planes
+    side by side in memory.
 
     Parameters
     ----------
@@ -74,109 +81,195 @@ def backproject(
         First and last view to use, views per half turn, angle of view 0 and step [rad].
     columns
         Place of column 0, pitch [mm]; per column: lag of the focal spot's z, its distance to axis and detector [mm].
+        Columns lie symmetric to the axis.
     rows
         z of the focal spot of view 0 and its step [mm], central row, distance of rows at the detector [mm].
     place
-        x, y of the pixels, z of the planes [mm] (evenly spaced), part of the detector's half with weight 1.
+        x, y of the pixels, z of the first plane and distance of planes [mm], part of the detector's half with weight 1.
     out
-        Sums (y, x, plane), overwritten.
+        Sums (y, x, `LANES`), overwritten.
     """
     start, stop, half, angle0, step = span
-    xs, ys, zs, flat = place
-    n_planes, steep = len(zs), np.float32(1 / (1 - flat))
-    spacing = (zs[n_planes - 1] - zs[0]) / max(n_planes - 1, 1)
-    total, weight = np.empty(n_planes, np.float32), np.empty(n_planes, np.float32)
+    xs, ys, z, spacing, flat = place
+    p0, dp, _, depth, _ = columns
+    xc, yc = 0.5 * (xs[0] + xs[-1]), 0.5 * (ys[0] + ys[-1])
+    hx, hy = 0.5 * (xs[-1] - xs[0]), 0.5 * (ys[-1] - ys[0])
+    size = np.hypot(hx, hy)
+    ds = _depth_step(columns, views.shape[2], np.hypot(xc, yc) + size)
+    n_columns, n_depths = int(2 * size / dp) + 4, int(2 * size / ds) + 4
+    table = np.zeros((_TOGETHER, n_columns, n_depths, LANES), np.float32)
+    base, part = np.zeros((_TOGETHER, len(xs)), np.uint32), np.zeros((_TOGETHER, len(xs)), np.float32)
+    frame = np.zeros((_TOGETHER, 4))
     out[:] = 0
-    for t in range(start, min(start + half, stop + 1)):
-        cos, sin = np.cos(angle0 + t * step), np.sin(angle0 + t * step)
+    end = min(start + half, stop + 1)
+    for t in range(start, end, _TOGETHER):
+        for q in range(_TOGETHER):
+            if t + q >= end:
+                table[q] = 0
+                continue
+            cos, sin = np.cos(angle0 + (t + q) * step), np.sin(angle0 + (t + q) * step)
+            ep, es = hy * abs(cos) + hx * abs(sin), hx * abs(cos) + hy * abs(sin)
+            first = min(max(int((yc * cos - xc * sin - ep - p0) / dp), 0), len(depth) - 2)
+            last = min(max(int((yc * cos - xc * sin + ep - p0) / dp) + 1, 1), len(depth) - 1)
+            s0 = xc * cos + yc * sin - es
+            frame[q] = (cos, sin, p0 + first * dp, s0)
+            for j in range(first, last + 1):
+                low, high = _crossing((p0 + j * dp, cos, sin), (xc, yc, hx + dp, hy + dp))
+                low, high = max(int((low - s0) / ds + 0.5), 0), min(int((high - s0) / ds + 0.5), n_depths - 1)
+                lane = (t + q, stop, half, j, z, spacing)
+                _spread(views, lane, (low, high, s0, ds, flat), columns, rows, table[q, j - first])
         for y in range(len(ys)):
-            for x in range(len(xs)):
-                p, s = ys[y] * cos - xs[x] * sin, xs[x] * cos + ys[y] * sin
-                total[:], weight[:], sign = 0, 0, 1.0
-                for m in range(t, stop + 1, half):
-                    c, wc, row, more = _meets((sign * p, sign * s, zs[0], spacing), m, columns, rows)
-                    view = views[m % views.shape[0]]
-                    _share(view[c], view[c + 1], (wc, row, more, steep), total, weight)
-                    sign = -sign
-                for k in range(n_planes):
-                    if weight[k] > 0:
-                        out[y, x, k] += total[k] / weight[k]
-                    else:
-                        out[y, x, k] += _nearest(views, (t, stop, half), (p, s, zs[k], 0.0), columns, rows)
+            _aim((xs, ys[y]), frame, (dp, ds, n_columns, n_depths), base, part)
+            _gather(table.ravel(), n_depths * LANES, base, part, out[y])
 
 
 @compiled
-def _meets(
-    point: tuple[float, float, float, float],
-    m: int,
+def _aim(
+    line: tuple[NDArray[np.float64], float],
+    frame: NDArray[np.float64],
+    table: tuple[float, float, int, int],
+    base: NDArray[np.uint32],
+    part: Floats,
+) -> None:  # pragma: no cover - compiled
+    """Find each pixel's place in the tables: the index of the column before it and the weight of the one after it."""
+    xs, y = line
+    dp, ds, n_columns, n_depths = table
+    for q in range(_TOGETHER):
+        cos, sin, p, s = frame[q]
+        for x in range(len(xs)):
+            column = min(max((y * cos - xs[x] * sin - p) / dp, 0.0), n_columns - 1.001)
+            b = np.uint32(min(max((xs[x] * cos + y * sin - s) / ds + 0.5, 0.0), n_depths - 1.0))
+            c = np.uint32(column)
+            part[q, x] = column - c
+            base[q, x] = ((np.uint32(q * n_columns) + c) * np.uint32(n_depths) + b) * np.uint32(LANES)
+
+
+@compiled
+def _gather(table: Floats, stride: int, base: NDArray[np.uint32], part: Floats, out: Floats) -> None:  # pragma: no cover
+    """Add what the tables say to a line of pixels, all planes of a pixel side by side."""
+    after = np.uint64(stride)
+    for x in range(out.shape[0]):
+        a, b = np.uint64(base[0, x]), np.uint64(base[1, x])
+        c, d = np.uint64(base[2, x]), np.uint64(base[3, x])
+        wa, wb, wc, wd = part[0, x], part[1, x], part[2, x], part[3, x]
+        for i in range(LANES):
+            k = np.uint64(i)
+            total = table[a + k] + wa * (table[a + k + after] - table[a + k])
+            total += table[b + k] + wb * (table[b + k + after] - table[b + k])
+            total += table[c + k] + wc * (table[c + k + after] - table[c + k])
+            total += table[d + k] + wd * (table[d + k + after] - table[d + k])
+            out[x, i] += total
+
+
+@compiled
+def _depth_step(
+    columns: tuple[float, float, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
+    n_rows: int,
+    radius: float,
+) -> float:  # pragma: no cover - compiled
+    """Return the step along the rays at which a plane's row moves by less than `_MISS` [mm]."""
+    _, dp, _, depth, _ = columns
+    near = max(depth.max() - radius, 0.1 * depth.max())
+    return min(max(4 * _MISS * near / n_rows, dp), 16 * dp)
+
+
+@compiled
+def _crossing(
+    ray: tuple[float, float, float], tile: tuple[float, float, float, float]
+) -> tuple[float, float]:  # pragma: no cover - compiled
+    """Return where a ray enters and leaves a tile, measured from the foot of the axis [mm]; none if not low < high."""
+    p, cos, sin = ray
+    xc, yc, hx, hy = tile
+    low, high = -1e9, 1e9
+    for along, across, centre, half in ((cos, -p * sin, xc, hx), (sin, p * cos, yc, hy)):
+        if abs(along) < 1e-9:
+            if abs(across - centre) > half:
+                return 0.0, -1.0
+            continue
+        a, b = (centre - half - across) / along, (centre + half - across) / along
+        low, high = max(low, min(a, b)), min(high, max(a, b))
+    return low, high
+
+
+@compiled
+def _spread(
+    views: Floats,
+    lane: tuple[int, int, int, int, float, float],
+    depths: tuple[int, int, float, float, float],
     columns: tuple[float, float, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
     rows: tuple[float, float, float, float],
-) -> tuple[int, np.float32, np.float32, np.float32]:  # pragma: no cover - compiled
-    """Return the column of view m that a point falls on, the weight of the next one, the row, and rows per plane."""
-    p, s, z, spacing = point
-    p0, dp, lag, depth, reach = columns
+    out: Floats,
+) -> None:  # pragma: no cover - compiled
+    """Average the views of one direction over one column at each depth, in each plane."""
+    t, stop, half, j, z, spacing = lane
+    low, high, s0, ds, flat = depths
+    _, _, lag, depth, reach = columns
     z0, dz, row0, pitch = rows
-    column = (p - p0) / dp
-    c = min(max(int(column), 0), len(lag) - 2)
-    wc = min(max(column - c, 0.0), 1.0)
-    far = depth[c] + wc * (depth[c + 1] - depth[c]) - s
-    scale = (reach[c] + wc * (reach[c + 1] - reach[c])) / (far * pitch)
-    spot = z0 + m * dz + lag[c] + wc * (lag[c + 1] - lag[c])
-    return c, np.float32(wc), np.float32(row0 + (z - spot) * scale), np.float32(spacing * scale)
+    top, capacity, other = views.shape[2] - 1, views.shape[0], len(lag) - 1 - j
+    weight, share, at = np.empty(LANES, np.float32), np.empty(LANES, np.float32), np.empty(LANES, np.float32)
+    for b in range(low, high + 1):
+        s, sign, jj = s0 + b * ds, 1.0, j
+        weight[:], out[b, :] = 0, 0
+        for m in range(t, stop + 1, half):
+            scale = reach[jj] / ((depth[jj] - sign * s) * pitch)
+            row, more = row0 + (z - z0 - m * dz - lag[jj]) * scale, spacing * scale
+            end = row + (LANES - 1) * more
+            if min(row, end) < top + 0.5 and max(row, end) > -0.5:
+                _weigh((np.float32(row), np.float32(more), np.float32(top), np.float32(1 / (1 - flat))), at, share)
+                mm, column, last = np.uint64(m % capacity), np.uint64(jj), np.uint64(top)
+                for k in range(LANES):
+                    r = np.uint64(np.int32(at[k]))
+                    near = views[mm, column, r]
+                    after = views[mm, column, min(r + np.uint64(1), last)]
+                    out[b, k] += share[k] * (near + (at[k] - np.float32(r)) * (after - near))
+                for k in range(LANES):
+                    weight[k] += share[k]
+            sign, jj = -sign, other if sign > 0 else j
+        least = weight[0]
+        for k in range(LANES):
+            least = min(least, weight[k])
+            out[b, k] /= max(weight[k], np.float32(1e-20))
+        if least <= 0:
+            for k in range(LANES):
+                if weight[k] <= 0:
+                    out[b, k] = _nearest(views, (t, stop, half), (j, s, z + k * spacing), columns, rows)
 
 
 @compiled
-def _share(
-    near: Floats,
-    after: Floats,
-    ray: tuple[np.float32, np.float32, np.float32, np.float32],
-    total: Floats,
-    weight: Floats,
+def _weigh(
+    ray: tuple[np.float32, np.float32, np.float32, np.float32], at: Floats, share: Floats
 ) -> None:  # pragma: no cover - compiled
-    """Add one view's weighted values to the planes that fall on its rows."""
-    wc, row, more, steep = ray
-    n_rows, top = len(near), len(near) - 1
-    half = np.float32(0.5 * n_rows)
-    low, high = 0, len(total)
-    if more > np.float32(1e-6):
-        low = max(low, int(np.ceil((np.float32(-0.5) - row) / more)))
-        high = min(high, int(np.ceil((np.float32(n_rows - 0.5) - row) / more)))
-    elif row <= np.float32(-0.5) or row >= np.float32(n_rows - 0.5):
-        return
-    for k in range(low, high):
-        at = row + np.float32(k) * more
-        u = min(max((half - abs(at - np.float32(0.5) * np.float32(top))) / half * steep, np.float32(0)), np.float32(1))
-        share = u * u * (np.float32(3) - np.float32(2) * u)
-        at = min(max(at, np.float32(0)), np.float32(top))
-        r = int(at)
-        r1 = min(r + 1, top)
-        wr = at - np.float32(r)
-        first = near[r] + wc * (after[r] - near[r])
-        second = near[r1] + wc * (after[r1] - near[r1])
-        total[k] += share * (first + wr * (second - first))
-        weight[k] += share
+    """Find the row that each plane falls on, and its weight."""
+    row, more, top, steep = ray
+    middle, scale = np.float32(0.5) * top, np.float32(2) / (top + np.float32(1))
+    for k in range(LANES):
+        r = row + np.float32(k) * more
+        u = min(max((np.float32(1) - abs(r - middle) * scale) * steep, np.float32(0)), np.float32(1))
+        share[k] = u * u * (np.float32(3) - np.float32(2) * u)
+        at[k] = min(max(r, np.float32(0)), top)
 
 
 @compiled
 def _nearest(
     views: Floats,
     turns: tuple[int, int, int],
-    point: tuple[float, float, float, float],
+    point: tuple[int, float, float],
     columns: tuple[float, float, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
     rows: tuple[float, float, float, float],
 ) -> np.float32:  # pragma: no cover - compiled
     """Return the value of the edge row in the view of this direction that the point misses least."""
-    p, s, z, spacing = point
+    j, s, z = point
     start, stop, half = turns
+    _, _, lag, depth, reach = columns
+    z0, dz, row0, pitch = rows
     top = views.shape[2] - 1
     best, value, sign = 1e30, np.float32(0), 1.0
     for m in range(start, stop + 1, half):
-        c, wc, row, _ = _meets((sign * p, sign * s, z, spacing), m, columns, rows)
+        jj = j if sign > 0 else len(columns[2]) - 1 - j
+        row = row0 + (z - z0 - m * dz - lag[jj]) * reach[jj] / ((depth[jj] - sign * s) * pitch)
         missed = abs(row - 0.5 * top)
         if missed < best:
             best = missed
-            r = 0 if row < 0.5 * top else top
-            near, after = views[m % views.shape[0], c, r], views[m % views.shape[0], c + 1, r]
-            value = near + wc * (after - near)
+            value = views[m % views.shape[0], jj, 0 if row < 0.5 * top else top]
         sign = -sign
     return value

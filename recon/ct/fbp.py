@@ -24,7 +24,7 @@ from recon.ct.parallel import CHUNK, ParallelViews, Path, columns_of
 from recon.ct.slices import Wanted, planned
 
 _LOG = logging.getLogger(__name__)
-_BATCH = 8  # slices that are backprojected together
+_BATCH = 16  # slices that are backprojected together
 _MOST_TURNS = 8  # held at once; a slower table than this is no helical scan
 _EDGE = 0.1  # a line integral at the edge of the fan from which the object is cut off
 

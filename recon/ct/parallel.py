@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import torch
@@ -15,13 +16,14 @@ from numpy.typing import NDArray
 
 from acquisition.ct_geometry import fan_angles, row_heights_mm
 from acquisition.scan import CtHeader
-from kernels.ct_parallel import backproject, rebin
+from kernels.ct_parallel import LANES, backproject, rebin
 from recon.ct.kernel import padded, response
 
 Floats = NDArray[np.float64]
 
 CHUNK = 32
 """Parallel views that are sorted and filtered together."""
+_TILE = 64  # pixels along x and y that are backprojected together
 _FLAT = 0.6  # part of the detector's half height that has full weight
 
 
@@ -62,7 +64,8 @@ def columns_of(ct: CtHeader, step_rad: float) -> Columns:
     fan = fan_angles(ct)
     ends = ct.source_isocentre_mm * np.sin(fan[[0, -1]])
     pitch = ct.source_isocentre_mm * ct.pitch_mm[1] / ct.source_detector_mm
-    p = ends[0] + pitch * np.arange(int(np.floor((ends[1] - ends[0]) / pitch)) + 1)
+    n = int(np.floor((ends[1] - ends[0]) / pitch)) + 1  # symmetric: opposite views have the same columns
+    p = pitch * (np.arange(n) - (n - 1) / 2)
     gamma = np.arcsin(p / ct.source_isocentre_mm)
     reach = ct.source_detector_mm / (np.ones_like(gamma) if ct.detector == "cylindrical" else np.cos(gamma))
     return Columns(
@@ -140,16 +143,21 @@ class ParallelViews:
         xs, ys, zs = place
         path, c = self.path, self.columns
         half = self.ct.views_per_rotation // 2
-        out = np.empty((len(ys), len(xs), len(zs)), np.float32)
+        out = np.empty((len(zs), len(ys), len(xs)), np.float32)
         span = (first, last, half, path.angle_rad, path.angle_step_rad)
         table = (c.start_mm, c.pitch_mm, c.later * path.z_step_mm, c.depth, c.reach)
         rows = (path.z_mm, path.z_step_mm, float(self.ct.centre[0]), self.ct.pitch_mm[0])
+        spacing = float(zs[1] - zs[0]) if len(zs) > 1 else self.ct.pitch_mm[0]
 
-        def part(y: NDArray[np.intp]) -> None:
-            backproject(self.ring, span, table, rows, (xs, ys[y], zs, _FLAT), out[y[0] : y[-1] + 1])
+        def part(corner: tuple[int, int, int]) -> None:
+            k, y, x = corner
+            here = (slice(y, y + _TILE), slice(x, x + _TILE))
+            tile = np.empty((len(ys[here[0]]), len(xs[here[1]]), LANES), np.float32)
+            backproject(self.ring, span, table, rows, (xs[here[1]], ys[here[0]], float(zs[k]), spacing, _FLAT), tile)
+            out[k : k + LANES, *here] = tile.transpose(2, 0, 1)[: len(zs) - k]
 
-        n_parts = max(1, min(torch.get_num_threads(), len(ys)))
-        parts = np.array_split(np.arange(len(ys)), n_parts)
-        with ThreadPoolExecutor(n_parts) as pool:
-            list(pool.map(part, parts))
-        return np.ascontiguousarray(out.transpose(2, 0, 1)) * np.float32(np.pi / half)
+        corners = product(*(range(0, len(a), n) for a, n in ((zs, LANES), (ys, _TILE), (xs, _TILE))))
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            list(pool.map(part, corners))
+        out *= np.float32(np.pi / half)
+        return out
