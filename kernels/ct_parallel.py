@@ -11,6 +11,8 @@ Floats = NDArray[np.float32]
 
 LANES = 16
 """Planes that are backprojected together."""
+BLOCK = 16
+"""Neighbouring columns that are averaged together."""
 _TOGETHER = 4  # directions whose tables are read in one pass over the image
 _MISS = 0.2  # detector rows by which a ray may miss its plane at the cone's edge
 
@@ -37,11 +39,11 @@ def rebin(
     heights
         Height of each row at the detector [mm].
     out
-        Parallel views (view, row, column), overwritten.
+        Parallel views (view, row, column or more), overwritten as far as there are columns.
     """
     later, channel, reach = columns
     capacity, n_rows, n_channels = fans.shape
-    for j in range(out.shape[2]):
+    for j in range(len(later)):
         c = min(int(channel[j]), n_channels - 2)
         at = int(np.floor(later[j]))
         wc, wv = np.float32(channel[j] - c), np.float32(later[j] - at)
@@ -76,7 +78,7 @@ def backproject(
     Parameters
     ----------
     views
-        Ring (capacity, column, row).
+        Ring (capacity, row, column), `BLOCK` columns of padding; those of odd half turns are mirrored.
     span
         First and last view to use, views per half turn, angle of view 0 and step [rad].
     columns
@@ -95,8 +97,8 @@ def backproject(
     xc, yc = 0.5 * (xs[0] + xs[-1]), 0.5 * (ys[0] + ys[-1])
     hx, hy = 0.5 * (xs[-1] - xs[0]), 0.5 * (ys[-1] - ys[0])
     size = np.hypot(hx, hy)
-    ds = _depth_step(columns, views.shape[2], np.hypot(xc, yc) + size)
-    n_columns, n_depths = int(2 * size / dp) + 4, int(2 * size / ds) + 4
+    ds = _depth_step(columns, views.shape[1], np.hypot(xc, yc) + size)
+    n_columns, n_depths = int(2 * size / dp) + 4 + BLOCK, int(2 * size / ds) + 4
     table = np.zeros((_TOGETHER, n_columns, n_depths, LANES), np.float32)
     base, part = np.zeros((_TOGETHER, len(xs)), np.uint32), np.zeros((_TOGETHER, len(xs)), np.float32)
     frame = np.zeros((_TOGETHER, 4))
@@ -107,17 +109,19 @@ def backproject(
             if t + q >= end:
                 table[q] = 0
                 continue
-            cos, sin = np.cos(angle0 + (t + q) * step), np.sin(angle0 + (t + q) * step)
+            direction = angle0 + (t + q) % half * step
+            cos, sin = np.cos(direction), np.sin(direction)
             ep, es = hy * abs(cos) + hx * abs(sin), hx * abs(cos) + hy * abs(sin)
             first = min(max(int((yc * cos - xc * sin - ep - p0) / dp), 0), len(depth) - 2)
             last = min(max(int((yc * cos - xc * sin + ep - p0) / dp) + 1, 1), len(depth) - 1)
             s0 = xc * cos + yc * sin - es
             frame[q] = (cos, sin, p0 + first * dp, s0)
-            for j in range(first, last + 1):
-                low, high = _crossing((p0 + j * dp, cos, sin), (xc, yc, hx + dp, hy + dp))
+            for j in range(first, last + 1, BLOCK):
+                margin = 0.5 * BLOCK * dp
+                low, high = _crossing((p0 + j * dp + margin, cos, sin), (xc, yc, hx + margin + dp, hy + margin + dp))
                 low, high = max(int((low - s0) / ds + 0.5), 0), min(int((high - s0) / ds + 0.5), n_depths - 1)
                 lane = (t + q, stop, half, j, z, spacing)
-                _spread(views, lane, (low, high, s0, ds, flat), columns, rows, table[q, j - first])
+                _spread(views, lane, (low, high, s0, ds, flat), columns, rows, table[q, j - first :])
         for y in range(len(ys)):
             _aim((xs, ys[y]), frame, (dp, ds, n_columns, n_depths), base, part)
             _gather(table.ravel(), n_depths * LANES, base, part, out[y])
@@ -200,76 +204,105 @@ def _spread(
     rows: tuple[float, float, float, float],
     out: Floats,
 ) -> None:  # pragma: no cover - compiled
-    """Average the views of one direction over one column at each depth, in each plane."""
+    """Average the views of one direction over `BLOCK` columns at each depth, in each plane."""
     t, stop, half, j, z, spacing = lane
     low, high, s0, ds, flat = depths
-    _, _, lag, depth, reach = columns
-    z0, dz, row0, pitch = rows
-    top, capacity, other = views.shape[2] - 1, views.shape[0], len(lag) - 1 - j
-    weight, share, at = np.empty(LANES, np.float32), np.empty(LANES, np.float32), np.empty(LANES, np.float32)
+    top, capacity = views.shape[1] - 1, views.shape[0]
+    total, weight = np.empty((LANES, BLOCK), np.float32), np.empty(LANES, np.float32)
+    aim = np.empty((4, LANES), np.float32)
     for b in range(low, high + 1):
-        s, sign, jj = s0 + b * ds, 1.0, j
-        weight[:], out[b, :] = 0, 0
+        total[:], weight[:] = 0, 0
         for m in range(t, stop + 1, half):
-            scale = reach[jj] / ((depth[jj] - sign * s) * pitch)
-            row, more = row0 + (z - z0 - m * dz - lag[jj]) * scale, spacing * scale
-            end = row + (LANES - 1) * more
-            if min(row, end) < top + 0.5 and max(row, end) > -0.5:
-                _weigh((np.float32(row), np.float32(more), np.float32(top), np.float32(1 / (1 - flat))), at, share)
-                mm, column, last = np.uint64(m % capacity), np.uint64(jj), np.uint64(top)
-                for k in range(LANES):
-                    r = np.uint64(np.int32(at[k]))
-                    near = views[mm, column, r]
-                    after = views[mm, column, min(r + np.uint64(1), last)]
-                    out[b, k] += share[k] * (near + (at[k] - np.float32(r)) * (after - near))
-                for k in range(LANES):
-                    weight[k] += share[k]
-            sign, jj = -sign, other if sign > 0 else j
-        least = weight[0]
-        for k in range(LANES):
-            least = min(least, weight[k])
-            out[b, k] /= max(weight[k], np.float32(1e-20))
-        if least <= 0:
+            row, more = _row(m, j, s0 + b * ds, (z, spacing, half), columns, rows)
+            row1, more1 = _row(m, j + BLOCK - 1, s0 + b * ds, (z, spacing, half), columns, rows)
+            ends = (row, row + (LANES - 1) * more, row1, row1 + (LANES - 1) * more1)
+            if min(ends) >= top + 0.5 or max(ends) <= -0.5:
+                continue
+            _weigh((0.5 * (row + row1), 0.5 * (more + more1), row1 - row, more1 - more), top, flat, aim)
             for k in range(LANES):
-                if weight[k] <= 0:
-                    out[b, k] = _nearest(views, (t, stop, half), (j, s, z + k * spacing), columns, rows)
+                weight[k] += aim[0, k]
+                if aim[0, k] > 0:
+                    r = np.uint64(np.int32(aim[3, k]))
+                    near = views[m % capacity, r]
+                    after = views[m % capacity, min(r + np.uint64(1), np.uint64(top))]
+                    _add(near, after, np.uint64(j), (aim[0, k], aim[1, k], aim[2, k]), total[k])
+        for k in range(LANES):
+            if weight[k] <= 0:
+                m, r = _nearest((t, stop, half, top), (j + BLOCK // 2, s0 + b * ds, z + k * spacing), columns, rows)
+                total[k], weight[k] = views[m % capacity, r, j : j + BLOCK], 1
+            weight[k] = 1 / weight[k]
+        for c in range(BLOCK):
+            for k in range(LANES):
+                out[c, b, k] = total[k, c] * weight[k]
 
 
 @compiled
-def _weigh(
-    ray: tuple[np.float32, np.float32, np.float32, np.float32], at: Floats, share: Floats
-) -> None:  # pragma: no cover - compiled
-    """Find the row that each plane falls on, and its weight."""
-    row, more, top, steep = ray
+def _row(
+    m: int,
+    j: int,
+    s: float,
+    plane: tuple[float, float, int],
+    columns: tuple[float, float, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
+    rows: tuple[float, float, float, float],
+) -> tuple[float, float]:  # pragma: no cover - compiled
+    """Return the row of view m that the first plane falls on in a column at a depth, and the rows from plane to plane.
+
+    Views of odd half turns are stored mirrored: their column j is where that direction's column j meets them.
+    """
+    z, spacing, half = plane
+    _, _, lag, depth, reach = columns
+    z0, dz, row0, pitch = rows
+    n = len(lag)
+    j = min(j, n - 1)
+    if m // half % 2:
+        j, s = n - 1 - j, -s
+    scale = reach[j] / ((depth[j] - s) * pitch)
+    return row0 + (z - z0 - m * dz - lag[j]) * scale, spacing * scale
+
+
+@compiled
+def _weigh(ray: tuple[float, float, float, float], last: int, flat: float, out: Floats) -> None:  # pragma: no cover
+    """Find for each plane its weight, the weight of the next row in the middle column, its slope, and the row."""
+    row, more = np.float32(ray[0]), np.float32(ray[1])
+    wider, more_wider = np.float32(ray[2] / (BLOCK - 1)), np.float32(ray[3] / (BLOCK - 1))
+    top, steep = np.float32(last), np.float32(1 / (1 - flat))
     middle, scale = np.float32(0.5) * top, np.float32(2) / (top + np.float32(1))
     for k in range(LANES):
-        r = row + np.float32(k) * more
-        u = min(max((np.float32(1) - abs(r - middle) * scale) * steep, np.float32(0)), np.float32(1))
-        share[k] = u * u * (np.float32(3) - np.float32(2) * u)
-        at[k] = min(max(r, np.float32(0)), top)
+        at = row + np.float32(k) * more
+        u = min(max((np.float32(1) - abs(at - middle) * scale) * steep, np.float32(0)), np.float32(1))
+        at = min(max(at, np.float32(0)), top)
+        r = np.float32(np.int32(min(at, max(top - np.float32(1), np.float32(0)))))
+        out[0, k] = u * u * (np.float32(3) - np.float32(2) * u)
+        out[1, k] = at - r
+        out[2, k] = wider + np.float32(k) * more_wider
+        out[3, k] = r
+
+
+@compiled
+def _add(
+    near: Floats, after: Floats, first: np.uint64, ray: tuple[np.float32, np.float32, np.float32], out: Floats
+) -> None:  # pragma: no cover - compiled
+    """Add a weighted mixture of two rows."""
+    share, part, slope = ray
+    part -= slope * np.float32(0.5 * (BLOCK - 1))
+    for c in range(BLOCK):
+        here = near[first + np.uint64(c)]
+        out[c] += share * (here + (part + slope * np.float32(c)) * (after[first + np.uint64(c)] - here))
 
 
 @compiled
 def _nearest(
-    views: Floats,
-    turns: tuple[int, int, int],
+    turns: tuple[int, int, int, int],
     point: tuple[int, float, float],
     columns: tuple[float, float, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
     rows: tuple[float, float, float, float],
-) -> np.float32:  # pragma: no cover - compiled
-    """Return the value of the edge row in the view of this direction that the point misses least."""
+) -> tuple[int, int]:  # pragma: no cover - compiled
+    """Return the view of this direction that the point misses least, and its row."""
+    start, stop, half, top = turns
     j, s, z = point
-    start, stop, half = turns
-    _, _, lag, depth, reach = columns
-    z0, dz, row0, pitch = rows
-    top = views.shape[2] - 1
-    best, value, sign = 1e30, np.float32(0), 1.0
+    best, view, nearest = 1e30, start, 0
     for m in range(start, stop + 1, half):
-        jj = j if sign > 0 else len(columns[2]) - 1 - j
-        row = row0 + (z - z0 - m * dz - lag[jj]) * reach[jj] / ((depth[jj] - sign * s) * pitch)
-        missed = abs(row - 0.5 * top)
-        if missed < best:
-            best = missed
-            value = views[m % views.shape[0], jj, 0 if row < 0.5 * top else top]
-        sign = -sign
-    return value
+        row, _ = _row(m, j, s, (z, 0.0, half), columns, rows)
+        if abs(row - 0.5 * top) < best:
+            best, view, nearest = abs(row - 0.5 * top), m, 0 if row < 0.5 * top else top
+    return view, nearest

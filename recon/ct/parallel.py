@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from acquisition.ct_geometry import fan_angles, row_heights_mm
 from acquisition.scan import CtHeader
-from kernels.ct_parallel import LANES, backproject, rebin
+from kernels.ct_parallel import BLOCK, LANES, backproject, rebin
 from recon.ct.kernel import padded, response
 
 Floats = NDArray[np.float64]
 
 CHUNK = 32
 """Parallel views that are sorted and filtered together."""
-_TILE = 64  # pixels along x and y that are backprojected together
+_TILE = 128  # pixels along x and y that are backprojected together
 _FLAT = 0.6  # part of the detector's half height that has full weight
 
 
@@ -100,10 +100,12 @@ class ParallelViews:
         self._heights = row_heights_mm(ct).astype(np.float32)
         self._fans = np.zeros((2 * self.ahead + 4 * CHUNK, ct.n_rows, ct.n_channels), np.float32)
         n = len(self.columns.later)
-        self._sorted = np.zeros((CHUNK, ct.n_rows, n), np.float32)
         self._padded = padded(n)
+        self._sorted = np.zeros((CHUNK, ct.n_rows, self._padded), np.float32)
+        self._filtered = torch.zeros(self._sorted.shape)
+        self._spectrum = torch.zeros((CHUNK, ct.n_rows, self._padded // 2 + 1), dtype=torch.complex64)
         self._response = torch.from_numpy(response(self._padded, self.columns.pitch_mm, kernel))
-        self.ring = np.zeros((capacity + CHUNK, n, ct.n_rows), np.float32)
+        self.ring = np.zeros((capacity + CHUNK, ct.n_rows, n + BLOCK), np.float32)
         self.n_fans = 0
         self.first = self.ahead
         self.stop = self.ahead
@@ -122,11 +124,13 @@ class ParallelViews:
             return False
         c, out = self.columns, self._sorted[:count]
         rebin(self._fans, self.stop, (c.later, c.channel, c.reach), self._heights, out)
-        n = out.shape[-1]
-        spectrum = torch.fft.rfft(torch.from_numpy(out), n=self._padded) * self._response
-        filtered = torch.fft.irfft(spectrum, n=self._padded)[..., :n]
-        at = (self.stop + np.arange(count)) % len(self.ring)
-        self.ring[at] = filtered.numpy().transpose(0, 2, 1)
+        spectrum, filtered = self._spectrum[:count], self._filtered[:count]
+        torch.fft.rfft(torch.from_numpy(out), out=spectrum)
+        spectrum *= self._response
+        torch.fft.irfft(spectrum, n=self._padded, out=filtered)
+        n, half = len(c.later), self.ct.views_per_rotation // 2
+        for k, view in enumerate(filtered.numpy(), start=self.stop):
+            self.ring[k % len(self.ring), :, :n] = view[:, n - 1 :: -1] if k // half % 2 else view[:, :n]
         self.stop += count
         return True
 
