@@ -21,8 +21,9 @@ _MISS = 0.2  # detector rows by which a ray may miss its plane at the cone's edg
 def rebin(
     fans: Floats,
     first: int,
-    columns: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
-    heights: Floats,
+    rays: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.intp]],
+    reach: NDArray[np.float64],
+    heights: NDArray[np.float64],
     out: Floats,
 ) -> None:  # pragma: no cover - compiled
     """Sort fan views into parallel ones, and take the rays' tilt out of their length.
@@ -32,31 +33,67 @@ def rebin(
     fans
         Ring of fan views (capacity, row, channel); view v lies at v modulo the capacity.
     first
-        Number of the first parallel view; its rays with fan angle 0 are those of the fan view of this number.
-    columns
-        For each parallel column: how many views later its ray is measured, in which (fractional) channel (less than 0:
-        in none), and the focal spot's distance to the detector there [mm].
+        Number of the first parallel view; view n is about the fan view n times the number of focal spots.
+    rays
+        Where each focal spot sees a parallel column: how many fan views later (spot, column), in which channel
+        (spot, column; less than 0: in none), in which row (spot, row, column); and which spot serves (row, column).
+    reach
+        Focal spot to the detector per column [mm].
     heights
-        Height of each row at the detector [mm].
+        Height of each parallel row at the detector [mm].
     out
         Parallel views (view, row, column or more), overwritten as far as there are columns.
     """
-    later, channel, reach = columns
-    capacity, n_rows, n_channels = fans.shape
-    for j in range(len(later)):
-        c = min(int(channel[j]), n_channels - 2)
-        at = int(np.floor(later[j]))
-        wc, wv = np.float32(channel[j] - c), np.float32(later[j] - at)
-        for n in range(out.shape[0]):
-            if channel[j] < 0:
-                out[n, :, j] = 0
+    later, channel, source, spot = rays
+    n_spots, (capacity, n_rows, n_channels) = len(later), fans.shape
+    below, part = np.empty(len(heights), np.int64), np.empty((2, len(heights)), np.float32)
+    for j in range(len(reach)):
+        for f in range(n_spots):
+            for i in range(len(heights)):
+                r = min(max(int(source[f, i, j]), 0), max(n_rows - 2, 0))
+                below[i], part[0, i] = r if spot[i, j] == f else -1, min(max(source[f, i, j] - r, 0.0), 1.0)
+                part[1, i] = reach[j] / np.sqrt(reach[j] * reach[j] + heights[i] * heights[i])
+            if channel[f, j] < 0:
+                _blank(below, j, out)
                 continue
-            a, b = fans[(first + n + at) % capacity], fans[(first + n + at + 1) % capacity]
-            for r in range(n_rows):
-                tilt = np.float32(reach[j] / np.sqrt(reach[j] * reach[j] + heights[r] * heights[r]))
-                early = a[r, c] + wc * (a[r, c + 1] - a[r, c])
-                late = b[r, c] + wc * (b[r, c + 1] - b[r, c])
-                out[n, r, j] = tilt * (early + wv * (late - early))
+            c = min(int(channel[f, j]), n_channels - 2)
+            at = f + n_spots * int(np.floor((later[f, j] - f) / n_spots))
+            mix = (np.float32(channel[f, j] - c), np.float32((later[f, j] - at) / n_spots))
+            for n in range(out.shape[0]):
+                view = (first + n) * n_spots + at
+                near, far = fans[view % capacity, :, c : c + 2], fans[(view + n_spots) % capacity, :, c : c + 2]
+                _column((near, far), mix, below, part, out[n, :, j])
+
+
+@compiled
+def _blank(below: NDArray[np.int64], j: int, out: Floats) -> None:  # pragma: no cover - compiled
+    """Clear what no channel measured."""
+    for i in range(len(below)):
+        if below[i] >= 0:
+            out[:, i, j] = 0
+
+
+@compiled
+def _column(
+    views: tuple[Floats, Floats],
+    mix: tuple[np.float32, np.float32],
+    below: NDArray[np.int64],
+    part: Floats,
+    out: Floats,
+) -> None:  # pragma: no cover - compiled
+    """Interpolate a column of one parallel view from two channels (row, 2) of two fan views; take out the tilt."""
+    a, b = views
+    wc, wv = mix
+    for i in range(len(below)):
+        if below[i] >= 0:
+            r = np.uint64(below[i])
+            early, late = a[r, 0] + wc * (a[r, 1] - a[r, 0]), b[r, 0] + wc * (b[r, 1] - b[r, 0])
+            value = early + wv * (late - early)
+            if part[0, i] > np.float32(1e-3):
+                r += np.uint64(1)
+                early, late = a[r, 0] + wc * (a[r, 1] - a[r, 0]), b[r, 0] + wc * (b[r, 1] - b[r, 0])
+                value += part[0, i] * (early + wv * (late - early) - value)
+            out[i] = part[1, i] * value
 
 
 @compiled
@@ -70,10 +107,9 @@ def backproject(
 ) -> None:  # pragma: no cover - compiled
     """Add up filtered parallel views along their rays in a tile of the image, `LANES` planes together.
 
-    Views of one direction are averaged by the detector row that the voxel falls on: weight 1 in the middle, falling
-    to 0 at the detector's edge. Where no row is hit, the nearest row is taken. That average, with its divisions and
-    scattered reads, is made once per column and step of depth; pixels then interpolate between columns, all planes
-    side by side in memory.
+    Views of one direction are averaged by the detector row that the voxel falls on: weight 1 in the middle, 0 at the
+    edge; where no row is hit, the nearest is taken. The average is made once per column and step of depth; pixels
+    then interpolate between columns, all planes side by side in memory.
 
     Parameters
     ----------
@@ -89,42 +125,53 @@ def backproject(
     place
         x, y of the pixels, z of the first plane and distance of planes [mm], part of the detector's half with weight 1.
     out
-        Sums (y, x, `LANES`), overwritten.
+        Sums (y, x, `LANES`), added to.
     """
     start, stop, half, angle0, step = span
     xs, ys, z, spacing, flat = place
-    p0, dp, _, depth, _ = columns
-    xc, yc = 0.5 * (xs[0] + xs[-1]), 0.5 * (ys[0] + ys[-1])
-    hx, hy = 0.5 * (xs[-1] - xs[0]), 0.5 * (ys[-1] - ys[0])
-    size = np.hypot(hx, hy)
-    ds = _depth_step(columns, views.shape[1], np.hypot(xc, yc) + size)
-    n_columns, n_depths = int(2 * size / dp) + 4 + BLOCK, int(2 * size / ds) + 4
+    dp, xc, yc = columns[1], 0.5 * (xs[0] + xs[-1]), 0.5 * (ys[0] + ys[-1])
+    tile = (xc, yc, 0.5 * (xs[-1] - xs[0]), 0.5 * (ys[-1] - ys[0]))
+    size = 2 * np.hypot(tile[2], tile[3])
+    ds = _depth_step(columns, views.shape[1], np.hypot(xc, yc) + size / 2)
+    n_columns, n_depths = int(size / dp) + 4 + BLOCK, int(size / ds) + 4
     table = np.zeros((_TOGETHER, n_columns, n_depths, LANES), np.float32)
     base, part = np.zeros((_TOGETHER, len(xs)), np.uint32), np.zeros((_TOGETHER, len(xs)), np.float32)
-    frame = np.zeros((_TOGETHER, 4))
-    out[:] = 0
-    end = min(start + half, stop + 1)
+    frame, end = np.zeros((_TOGETHER, 4)), min(start + half, stop + 1)
     for t in range(start, end, _TOGETHER):
         for q in range(_TOGETHER):
             if t + q >= end:
-                table[q] = 0
-                continue
-            direction = angle0 + (t + q) % half * step
-            cos, sin = np.cos(direction), np.sin(direction)
-            ep, es = hy * abs(cos) + hx * abs(sin), hx * abs(cos) + hy * abs(sin)
-            first = min(max(int((yc * cos - xc * sin - ep - p0) / dp), 0), len(depth) - 2)
-            last = min(max(int((yc * cos - xc * sin + ep - p0) / dp) + 1, 1), len(depth) - 1)
-            s0 = xc * cos + yc * sin - es
-            frame[q] = (cos, sin, p0 + first * dp, s0)
-            for j in range(first, last + 1, BLOCK):
-                margin = 0.5 * BLOCK * dp
-                low, high = _crossing((p0 + j * dp + margin, cos, sin), (xc, yc, hx + margin + dp, hy + margin + dp))
-                low, high = max(int((low - s0) / ds + 0.5), 0), min(int((high - s0) / ds + 0.5), n_depths - 1)
-                lane = (t + q, stop, half, j, z, spacing)
-                _spread(views, lane, (low, high, s0, ds, flat), columns, rows, table[q, j - first :])
+                table[q:] = 0
+                break
+            lane, aim = (t + q, stop, half, z, spacing, flat), (angle0 + (t + q) % half * step, ds, tile)
+            frame[q] = _fill(views, lane, aim, columns, rows, table[q])
         for y in range(len(ys)):
             _aim((xs, ys[y]), frame, (dp, ds, n_columns, n_depths), base, part)
             _gather(table.ravel(), n_depths * LANES, base, part, out[y])
+
+
+@compiled
+def _fill(
+    views: Floats,
+    lane: tuple[int, int, int, float, float, float],
+    place: tuple[float, float, tuple[float, float, float, float]],
+    columns: tuple[float, float, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
+    rows: tuple[float, float, float, float],
+    out: Floats,
+) -> tuple[float, float, float, float]:  # pragma: no cover - compiled
+    """Fill one direction's table of columns and depths; return its cosine, sine, first column and depth [mm]."""
+    angle, ds, (xc, yc, hx, hy) = place
+    p0, dp, _, depth, _ = columns
+    cos, sin = np.cos(angle), np.sin(angle)
+    ep, es = hy * abs(cos) + hx * abs(sin), hx * abs(cos) + hy * abs(sin)
+    first = min(max(int((yc * cos - xc * sin - ep - p0) / dp), 0), len(depth) - 2)
+    last = min(max(int((yc * cos - xc * sin + ep - p0) / dp) + 1, 1), len(depth) - 1)
+    s0 = xc * cos + yc * sin - es
+    for j in range(first, last + 1, BLOCK):
+        margin = 0.5 * BLOCK * dp
+        low, high = _crossing((p0 + j * dp + margin, cos, sin), (xc, yc, hx + margin + dp, hy + margin + dp))
+        low, high = max(int((low - s0) / ds + 0.5), 0), min(int((high - s0) / ds + 0.5), out.shape[1] - 1)
+        _spread(views, lane, (low, high, s0, ds, j), columns, rows, out[j - first :])
+    return cos, sin, p0 + first * dp, s0
 
 
 @compiled
@@ -149,7 +196,9 @@ def _aim(
 
 
 @compiled
-def _gather(table: Floats, stride: int, base: NDArray[np.uint32], part: Floats, out: Floats) -> None:  # pragma: no cover
+def _gather(
+    table: Floats, stride: int, base: NDArray[np.uint32], part: Floats, out: Floats
+) -> None:  # pragma: no cover
     """Add what the tables say to a line of pixels, all planes of a pixel side by side."""
     after = np.uint64(stride)
     for x in range(out.shape[0]):
@@ -198,15 +247,15 @@ def _crossing(
 @compiled
 def _spread(
     views: Floats,
-    lane: tuple[int, int, int, int, float, float],
-    depths: tuple[int, int, float, float, float],
+    lane: tuple[int, int, int, float, float, float],
+    depths: tuple[int, int, float, float, int],
     columns: tuple[float, float, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
     rows: tuple[float, float, float, float],
     out: Floats,
 ) -> None:  # pragma: no cover - compiled
     """Average the views of one direction over `BLOCK` columns at each depth, in each plane."""
-    t, stop, half, j, z, spacing = lane
-    low, high, s0, ds, flat = depths
+    t, stop, half, z, spacing, flat = lane
+    low, high, s0, ds, j = depths
     top, capacity = views.shape[1] - 1, views.shape[0]
     total, weight = np.empty((LANES, BLOCK), np.float32), np.empty(LANES, np.float32)
     aim = np.empty((4, LANES), np.float32)
@@ -228,8 +277,8 @@ def _spread(
                     _add(near, after, np.uint64(j), (aim[0, k], aim[1, k], aim[2, k]), total[k])
         for k in range(LANES):
             if weight[k] <= 0:
-                m, r = _nearest((t, stop, half, top), (j + BLOCK // 2, s0 + b * ds, z + k * spacing), columns, rows)
-                total[k], weight[k] = views[m % capacity, r, j : j + BLOCK], 1
+                m, edge = _nearest((t, stop, half, top), (j + BLOCK // 2, s0 + b * ds, z + k * spacing), columns, rows)
+                total[k], weight[k] = views[m % capacity, edge, j : j + BLOCK], 1
             weight[k] = 1 / weight[k]
         for c in range(BLOCK):
             for k in range(LANES):
