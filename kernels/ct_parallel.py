@@ -6,15 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.compile import compiled
+from kernels.ct_tile import BLOCK, LANES, MISS, TOGETHER, crossing, gather
 
 Floats = NDArray[np.float32]
-
-LANES = 16
-"""Planes that are backprojected together."""
-BLOCK = 16
-"""Neighbouring columns that are averaged together."""
-_TOGETHER = 4  # directions whose tables are read in one pass over the image
-_MISS = 0.2  # detector rows by which a ray may miss its plane at the cone's edge
 
 
 @compiled
@@ -134,11 +128,11 @@ def backproject(
     size = 2 * np.hypot(tile[2], tile[3])
     ds = _depth_step(columns, views.shape[1], np.hypot(xc, yc) + size / 2)
     n_columns, n_depths = int(size / dp) + 4 + BLOCK, int(size / ds) + 4
-    table = np.zeros((_TOGETHER, n_columns, n_depths, LANES), np.float32)
-    base, part = np.zeros((_TOGETHER, len(xs)), np.uint32), np.zeros((_TOGETHER, len(xs)), np.float32)
-    frame, end = np.zeros((_TOGETHER, 4)), min(start + half, stop + 1)
-    for t in range(start, end, _TOGETHER):
-        for q in range(_TOGETHER):
+    table = np.zeros((TOGETHER, n_columns, n_depths, LANES), np.float32)
+    base, part = np.zeros((TOGETHER, len(xs)), np.uint32), np.zeros((TOGETHER, 2, len(xs)), np.float32)
+    frame, end = np.zeros((TOGETHER, 4)), min(start + half, stop + 1)
+    for t in range(start, end, TOGETHER):
+        for q in range(TOGETHER):
             if t + q >= end:
                 table[q:] = 0
                 break
@@ -146,7 +140,7 @@ def backproject(
             frame[q] = _fill(views, lane, aim, columns, rows, table[q])
         for y in range(len(ys)):
             _aim((xs, ys[y]), frame, (dp, ds, n_columns, n_depths), base, part)
-            _gather(table.ravel(), n_depths * LANES, base, part, out[y])
+            gather(table.ravel(), n_depths * LANES, base, part, out[y])
 
 
 @compiled
@@ -167,8 +161,8 @@ def _fill(
     last = min(max(int((yc * cos - xc * sin + ep - p0) / dp) + 1, 1), len(depth) - 1)
     s0 = xc * cos + yc * sin - es
     for j in range(first, last + 1, BLOCK):
-        margin = 0.5 * BLOCK * dp
-        low, high = _crossing((p0 + j * dp + margin, cos, sin), (xc, yc, hx + margin + dp, hy + margin + dp))
+        p, margin = p0 + (j + 0.5 * BLOCK) * dp, (0.5 * BLOCK + 1) * dp
+        low, high = crossing((-p * sin, cos, p * cos, sin), (xc, yc, hx + margin, hy + margin))
         low, high = max(int((low - s0) / ds + 0.5), 0), min(int((high - s0) / ds + 0.5), out.shape[1] - 1)
         _spread(views, lane, (low, high, s0, ds, j), columns, rows, out[j - first :])
     return cos, sin, p0 + first * dp, s0
@@ -182,36 +176,17 @@ def _aim(
     base: NDArray[np.uint32],
     part: Floats,
 ) -> None:  # pragma: no cover - compiled
-    """Find each pixel's place in the tables: the index of the column before it and the weight of the one after it."""
+    """Find each pixel's place in the tables: the index of the column before it, its weight and that of the next one."""
     xs, y = line
     dp, ds, n_columns, n_depths = table
-    for q in range(_TOGETHER):
+    for q in range(TOGETHER):
         cos, sin, p, s = frame[q]
         for x in range(len(xs)):
             column = min(max((y * cos - xs[x] * sin - p) / dp, 0.0), n_columns - 1.001)
             b = np.uint32(min(max((xs[x] * cos + y * sin - s) / ds + 0.5, 0.0), n_depths - 1.0))
             c = np.uint32(column)
-            part[q, x] = column - c
+            part[q, 0, x], part[q, 1, x] = 1 - (column - c), column - c
             base[q, x] = ((np.uint32(q * n_columns) + c) * np.uint32(n_depths) + b) * np.uint32(LANES)
-
-
-@compiled
-def _gather(
-    table: Floats, stride: int, base: NDArray[np.uint32], part: Floats, out: Floats
-) -> None:  # pragma: no cover
-    """Add what the tables say to a line of pixels, all planes of a pixel side by side."""
-    after = np.uint64(stride)
-    for x in range(out.shape[0]):
-        a, b = np.uint64(base[0, x]), np.uint64(base[1, x])
-        c, d = np.uint64(base[2, x]), np.uint64(base[3, x])
-        wa, wb, wc, wd = part[0, x], part[1, x], part[2, x], part[3, x]
-        for i in range(LANES):
-            k = np.uint64(i)
-            total = table[a + k] + wa * (table[a + k + after] - table[a + k])
-            total += table[b + k] + wb * (table[b + k + after] - table[b + k])
-            total += table[c + k] + wc * (table[c + k + after] - table[c + k])
-            total += table[d + k] + wd * (table[d + k + after] - table[d + k])
-            out[x, i] += total
 
 
 @compiled
@@ -220,28 +195,10 @@ def _depth_step(
     n_rows: int,
     radius: float,
 ) -> float:  # pragma: no cover - compiled
-    """Return the step along the rays at which a plane's row moves by less than `_MISS` [mm]."""
+    """Return the step along the rays at which a plane's row moves by less than `MISS` [mm]."""
     _, dp, _, depth, _ = columns
     near = max(depth.max() - radius, 0.1 * depth.max())
-    return min(max(4 * _MISS * near / n_rows, dp), 16 * dp)
-
-
-@compiled
-def _crossing(
-    ray: tuple[float, float, float], tile: tuple[float, float, float, float]
-) -> tuple[float, float]:  # pragma: no cover - compiled
-    """Return where a ray enters and leaves a tile, measured from the foot of the axis [mm]; none if not low < high."""
-    p, cos, sin = ray
-    xc, yc, hx, hy = tile
-    low, high = -1e9, 1e9
-    for along, across, centre, half in ((cos, -p * sin, xc, hx), (sin, p * cos, yc, hy)):
-        if abs(along) < 1e-9:
-            if abs(across - centre) > half:
-                return 0.0, -1.0
-            continue
-        a, b = (centre - half - across) / along, (centre + half - across) / along
-        low, high = max(low, min(a, b)), min(high, max(a, b))
-    return low, high
+    return min(max(4 * MISS * near / n_rows, dp), 16 * dp)
 
 
 @compiled

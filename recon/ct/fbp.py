@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from acquisition.ct_geometry import checked, row_pitch_iso_mm
+from acquisition.ct_geometry import checked, field_radius_mm, row_pitch_iso_mm
 from acquisition.errors import DataError, HeaderError, ReconError
 from acquisition.items import Image, Item, Projections
 from acquisition.scan import Scan
@@ -31,23 +31,8 @@ _EDGE = 0.1  # a line integral at the edge of the fan from which the object is c
 
 
 @dataclass(kw_only=True)
-class _Parallel:
+class _Parallel(Wanted):
     """What both have in common: the slices wanted, the views in order, the ring of parallel views."""
-
-    kernel: str | tuple[float, ...] = "standard"
-    """soft, standard, bone, ramp, or modulation values at evenly spaced parts of the Nyquist frequency."""
-    matrix: int = 512
-    """Pixels along x and y."""
-    fov_mm: float = 0.0
-    """Field of view [mm]; 0: all that every view sees."""
-    centre_mm: tuple[float, float] = (0.0, 0.0)
-    """Centre of the field of view (x, y), LPS [mm]."""
-    thickness_mm: float = 0.0
-    """Slice thickness [mm]; 0: one detector row at the axis."""
-    increment_mm: float = 0.0
-    """Distance of slices [mm]; 0: the thickness."""
-    mu_water_per_mm: float = 0.0
-    """Attenuation of water [1/mm]; 0: the header's."""
 
     def open(self, scan: Scan) -> None:
         """Check the geometry and plan the slices.
@@ -66,15 +51,7 @@ class _Parallel:
                 action="choose the protocol for this kind of scan",
             )
         modulation(self.kernel)
-        wanted = Wanted(
-            matrix=self.matrix,
-            fov_mm=self.fov_mm,
-            centre_mm=self.centre_mm,
-            thickness_mm=self.thickness_mm,
-            increment_mm=self.increment_mm,
-            mu_water_per_mm=self.mu_water_per_mm,
-        )
-        self._uid, self._ct, self._plan = scan.uid, ct, planned(scan, ct, wanted)
+        self._uid, self._ct, self._plan = scan.uid, ct, planned(scan, ct, self, radius_mm=field_radius_mm(ct))
         self._views: ParallelViews | None = None
         self._waiting: list[tuple[NDArray[np.void], NDArray[np.float32]]] = []
         self._edge, self._n_made, self._received_s = 0.0, 0, 0.0
@@ -195,17 +172,10 @@ class _Parallel:
 
     def _slices(self, views: ParallelViews, z_mm: list[float], span: tuple[int, int]) -> Iterator[Image]:
         """Reconstruct evenly spaced slices from the parallel views of `span`."""
-        plan, count = self._plan, self._plan.n_planes
-        if plan.stride and z_mm[-1] >= z_mm[0]:
-            zs = plan.planes_mm(z_mm[0])[0] + np.arange((len(z_mm) - 1) * plan.stride + count) * (
-                plan.thickness_mm / count
-            )
-            mu = views.planes(*span, place=(plan.xs, plan.ys, zs))
-            made = [mu[k * plan.stride : k * plan.stride + count].mean(axis=0) for k in range(len(z_mm))]
-        else:
-            made = [views.planes(*span, place=(plan.xs, plan.ys, plan.planes_mm(z))).mean(axis=0) for z in z_mm]
+        plan = self._plan
+        made = plan.stacked(z_mm, lambda zs: views.planes(*span, place=(plan.xs, plan.ys, zs)))
         for mu_slice, z in zip(made, z_mm, strict=True):
-            image = self._plan.image(mu_slice, z, self._n_made)
+            image = plan.image(mu_slice, z, self._n_made)
             self._n_made += 1
             image = replace(image, last_readout_s=self._received_s)
             yield image.with_verdicts(self._truncation())

@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from acquisition.scan import CtHeader
-from kernels.ct_parallel import BLOCK, LANES, backproject, rebin
+from kernels.ct_parallel import backproject, rebin
+from kernels.ct_tile import BLOCK, LANES
 from recon.ct.kernel import padded, response
 from recon.ct.rays import Path, rays_of
 
