@@ -59,6 +59,11 @@ def row_pitch_iso_mm(ct: CtHeader) -> float:
     return ct.pitch_mm[0] * ct.source_isocentre_mm / ct.source_detector_mm
 
 
+def pitch_factor(ct: CtHeader) -> float | None:
+    """Return the way of the focal spot in one rotation over the width of all rows at the axis, if it is known."""
+    return None if ct.feed_mm is None else abs(ct.feed_mm) / (ct.n_rows * row_pitch_iso_mm(ct))
+
+
 def field_radius_mm(ct: CtHeader) -> float:
     """Return the radius around the axis that every view of a full turn sees [mm]."""
     angles = fan_angles(ct)

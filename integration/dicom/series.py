@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 from acquisition.errors import DataError

@@ -19,7 +19,7 @@ from acquisition.errors import DataError, HeaderError, ReconError
 from acquisition.items import Image, Item, Projections
 from acquisition.scan import Scan
 from acquisition.verdict import Level, Verdict
-from recon.ct.kernel import modulation
+from recon.ct.kernel import kernel_name, modulation
 from recon.ct.parallel import CHUNK, ParallelViews
 from recon.ct.rays import SHIFTS, Path, rays_of, shifts_of
 from recon.ct.slices import Wanted, planned
@@ -207,7 +207,9 @@ class _Parallel:
         for mu_slice, z in zip(made, z_mm, strict=True):
             image = self._plan.image(mu_slice, z, self._n_made)
             self._n_made += 1
-            image = replace(image, last_readout_s=self._received_s)
+            notes = {**image.provenance.notes, "kernel": kernel_name(self.kernel)}
+            provenance = replace(image.provenance, notes=notes)
+            image = replace(image, last_readout_s=self._received_s, provenance=provenance)
             yield image.with_verdicts(self._truncation())
 
     def _truncation(self) -> Verdict:
