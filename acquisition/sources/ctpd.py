@@ -73,8 +73,8 @@ class _View:
     """Those of `_PER_VIEW`."""
     photons: tuple[float, ...]
     """PhotonStatistics: one per channel, one for all, or none."""
-    constants: tuple[tuple[Any, ...], ...]
-    """Those of `_CONSTANT`."""
+    constants: tuple[Any, ...]
+    """Those of `_CONSTANT`, as they stand in the file."""
 
 
 def is_ctpd(folder: Path) -> bool:
@@ -146,7 +146,7 @@ def _view(path: Path) -> _View:
         number=int(tags.number("InstanceNumber")),
         values={name: tags.number(name, default) for name, default in _PER_VIEW.items()},
         photons=tags.numbers("PhotonStatistics", n_photons),
-        constants=tuple(tags.values(name) for name in _CONSTANT),
+        constants=tuple(map(tags.raw, _CONSTANT)),
     )
 
 
@@ -155,14 +155,15 @@ def _check_together(views: Sequence[_View]) -> None:
     for view in views:
         if view.constants == first.constants:
             continue
-        rows = zip(_CONSTANT, first.constants, view.constants, strict=True)
-        name, one, other = next(row for row in rows if row[1] != row[2])
-        raise DataError(
-            f"file {view.path.name}: {name}",
-            expected=f"{_listed(one)}, as in {first.path.name}",
-            got=_listed(other),
-            action="put each scan into a folder of its own",
-        )
+        tags, others = (Tags(_dataset(v.path, stop_before_pixels=True), v.path.name) for v in (first, view))
+        for name in _CONSTANT:
+            if tags.values(name) != others.values(name):
+                raise DataError(
+                    f"file {view.path.name}: {name}",
+                    expected=f"{_listed(tags.values(name))}, as in {first.path.name}",
+                    got=_listed(others.values(name)),
+                    action="put each scan into a folder of its own",
+                )
 
 
 def _check_complete(views: Sequence[_View], where: str) -> None:

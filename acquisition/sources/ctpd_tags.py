@@ -42,8 +42,12 @@ TAGS: dict[str, tuple[int, str]] = {
     "LogFlag": (0x70391009, "CS"),
     "WaterAttenuationCoefficient": (0x70411001, "DS"),
     "HUCalibrationFactor": (0x00180061, "DS"),
+    "XRayTubeCurrent": (0x00181151, "IS"),
+    "InstanceNumber": (0x00200013, "IS"),
+    "RescaleIntercept": (0x00281052, "DS"),
+    "RescaleSlope": (0x00281053, "DS"),
 }
-"""Name -> tag and VR of the private attributes; those of the standard go by keyword."""
+"""Name -> tag and VR of the private attributes, and of those that every view is asked for; others go by keyword."""
 _FEW = 2
 _PACKED = {"US": "<u2", "FL": "<f4"}
 
@@ -54,6 +58,9 @@ class Attributes(Protocol):
     def __contains__(self, key: Any) -> bool: ...
 
     def __getitem__(self, key: Any) -> Any: ...
+
+    def get_item(self, key: Any) -> Any:
+        """Return the element as it stands in the file, its value often still bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +75,7 @@ class Tags:
     def values(self, name: str) -> tuple[Any, ...]:
         """Return the values of an attribute, () where it is missing; raw bytes (UN) are decoded by `TAGS`."""
         tag, vr = TAGS.get(name, (name, ""))
-        value = self.dataset[tag].value if tag in self.dataset else None
+        value = self.raw(name) if vr else self.dataset[tag].value if tag in self.dataset else None
         if isinstance(value, bytes):
             if vr in _PACKED:
                 dtype = np.dtype(_PACKED[vr])
@@ -78,6 +85,11 @@ class Tags:
             return ()
         several = tuple(value) if isinstance(value, MutableSequence) else (value,)
         return tuple(v for v in several if v != "")
+
+    def raw(self, name: str) -> Any:
+        """Return what stands in the file, None where the attribute is missing; equal bytes are equal values."""
+        element = self.dataset.get_item(TAGS[name][0] if name in TAGS else name)
+        return None if element is None else element.value
 
     def numbers(self, name: str, n: int) -> tuple[float, ...]:
         """Return `n` finite numbers; few of them without the digits that single precision does not have.

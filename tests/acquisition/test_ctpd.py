@@ -227,7 +227,7 @@ def without(tag: int | str) -> Callable[[Dataset], object]:
         (without(0x70311001), 5, HeaderError, r"AngularPosition \(7031,1001\): expected a finite number, got none"),
         (without(0x70311031), 1, DataError, "ConstantRadialDistance: expected none, as in .*, got 1085.5"),
         (setting(0x70311002, float("nan")), 5, HeaderError, r"AxialPosition \(7031,1002\): .* got nan"),
-        (setting("RescaleSlope", ""), 5, HeaderError, "RescaleSlope: expected a finite number, got none"),
+        (setting("RescaleSlope", ""), 5, HeaderError, r"Slope \(0028,1053\): expected a finite number, got none"),
         (setting(0x70311033, [15.3]), 5, DataError, r"DetectorCentralElement: expected 15.3.*, 3.9.*, got 15.3"),
         (setting(0x70291010, 7), 5, DataError, "NumberofDetectorRows: expected 6, as in .*, got 7"),
         (setting("SeriesInstanceUID", "1.2.4"), 5, DataError, "a folder of its own"),
