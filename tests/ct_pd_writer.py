@@ -19,7 +19,6 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from acquisition.scan import CtHeader
 from acquisition.sources.phantom.objects import Phantom
-from kernels.ct_lines import ellipsoid_lines
 
 TO_PATIENT = np.diag([1.0, -1.0, -1.0])
 """(X, Y, Z) of the gantry to LPS of a patient head first supine."""
@@ -86,19 +85,21 @@ class PdScan:
 
     def lines(self, phantom: Phantom) -> np.ndarray:
         """Exact line integrals (view, row, column) through a patient."""
-        parts = phantom.ellipsoids
-        bodies = (
-            np.array([p.centre for p in parts]),
-            np.array([np.linalg.inv(p.matrix) for p in parts]),
-            phantom.amplitudes() * self.mu_water,
-        )
-        out = np.empty((self.n_views, self.rows, self.columns), np.float32)
-        for v in range(self.n_views):
-            ends = self.elements(v) @ TO_PATIENT
-            for r in range(self.rows):
-                spot = (self.spot(v) @ TO_PATIENT)[None]
-                ellipsoid_lines(spot, ends[None, r], np.zeros(1), bodies, out[v : v + 1, r : r + 1])
-        return out
+        spots = np.array([self.spot(v) for v in range(self.n_views)]) @ TO_PATIENT
+        ends = np.array([self.elements(v) for v in range(self.n_views)]) @ TO_PATIENT
+        return line_integrals(phantom, spots[:, None, None], ends, mu_water=self.mu_water)
+
+
+def line_integrals(phantom: Phantom, starts: np.ndarray, ends: np.ndarray, *, mu_water: float) -> np.ndarray:
+    """Integrals from `starts` to `ends` (..., xyz) through ellipsoids: chords of the unit ball."""
+    way = ends - starts
+    total = np.zeros(way.shape[:-1])
+    for part, value in zip(phantom.ellipsoids, phantom.amplitudes(), strict=True):
+        inverse = np.linalg.inv(part.matrix)
+        u, d = (starts - part.centre) @ inverse.T, way @ inverse.T
+        a, b, c = (d * d).sum(-1), (u * d).sum(-1), (u * u).sum(-1) - 1
+        total += value * mu_water * 2 * np.sqrt(np.maximum(b * b - a * c, 0)) / a
+    return (total * np.linalg.norm(way, axis=-1)).astype(np.float32)
 
 
 def pd_of(ct: CtHeader, **changes: Any) -> PdScan:

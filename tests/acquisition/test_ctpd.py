@@ -17,9 +17,8 @@ from acquisition.sources import RawFile, open_raw
 from acquisition.sources.phantom.ct import CtExam, CtSimulation, gantry
 from acquisition.sources.phantom.ct_objects import built, chest
 from acquisition.verdict import Level
-from kernels.ct_lines import ellipsoid_lines
 from recon.ct.fbp import Helical
-from tests.ct_pd_writer import TO_PATIENT, PdScan, name_of, pd_of, write
+from tests.ct_pd_writer import TO_PATIENT, PdScan, line_integrals, name_of, pd_of, write
 
 PHANTOM = built(
     {
@@ -46,15 +45,11 @@ def read(raw: RawFile) -> Projections:
 
 def recomputed(raw: RawFile, views: Projections) -> np.ndarray:
     """Line integrals along the rays that the read header draws."""
-    ct, parts = raw.scan.require_ct(), PHANTOM.ellipsoids
-    bodies = (
-        np.array([p.centre for p in parts]),
-        np.array([np.linalg.inv(p.matrix) for p in parts]),
-        PHANTOM.amplitudes() * ct.mu_water_per_mm,
-    )
-    out = np.empty(views.data.shape, np.float32)
-    ellipsoid_lines(focal_spots(ct, views.head), detector_columns(ct, views.head), row_heights_mm(ct), bodies, out)
-    return out
+    ct = raw.scan.require_ct()
+    ends = np.repeat(detector_columns(ct, views.head)[:, None], ct.n_rows, axis=1)
+    ends[..., 2] += row_heights_mm(ct)[:, None]
+    starts = focal_spots(ct, views.head)[:, None, None]
+    return line_integrals(PHANTOM, starts, ends, mu_water=ct.mu_water_per_mm or 0.0)
 
 
 @pytest.mark.parametrize("mode", MODES)
