@@ -195,6 +195,12 @@ class CtHeader:
     """The phantom that the dose index refers to: 16 cm or 32 cm."""
     focal_spot_mm: tuple[float, ...] = ()
     """Nominal size of the focal spot [mm], one value or two."""
+    exposure_modulation: str | None = None
+    """How the tube current followed the patient, the scanner's word; NONE: it did not."""
+    filter_type: str | None = None
+    """Shape of the filter before the patient, DICOM's word: NONE, STRIP, WEDGE, BUTTERFLY, MULTIPLE or FLAT."""
+    filter_materials: tuple[str, ...] = ()
+    """What it is made of, DICOM's words, e.g. ALUMINUM, COPPER, TITANIUM."""
     table_height_mm: float | None = None
     """Table below the axis of rotation [mm]."""
 

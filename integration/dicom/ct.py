@@ -113,9 +113,7 @@ class CtModality:
         """Return the scale of HU, with a FLAG where some are clipped; for other units one that fits all."""
         if image.unit != "HU":
             return grey_of(earlier, data, image, where=where)
-        low, high = pixels.extent(data, where)
-        found = () if HU_SCALE.fits(low, high) else (_clipped(data, low, high),)
-        return Grey(HU_SCALE), found
+        return Grey(HU_SCALE), clipped(data, where)
 
     def pixel_elements(self, image: Image, grey: Grey) -> Elements:
         """Return what stored pixels mean, and windows by kernel and body part."""
@@ -143,15 +141,27 @@ def kernel_of(image: Image) -> str:
     return image.provenance.notes.get("kernel", "")
 
 
-def _clipped(data: NDArray, low: float, high: float) -> Verdict:
+def clipped(data: NDArray, where: str) -> tuple[Verdict, ...]:
+    """Return a FLAG where HU are beyond what is stored of them.
+
+    Raises
+    ------
+    ReconError
+        A value is NaN or infinite.
+    """
+    low, high = pixels.extent(data, where)
+    if HU_SCALE.fits(low, high):
+        return ()
     first, last = HU_SCALE.limits
     n_beyond = int(np.count_nonzero((data < first) | (data > last)))
-    return Verdict(
-        check="dicom.range",
-        level=Level.FLAG,
-        advice="Some pixels are beyond what CT can be and were clipped: do not measure there.",
-        value=high if high > last else low,
-        limit=last if high > last else first,
-        unit="HU",
-        evidence=f"{n_beyond} of {data.size} pixels beyond {first:g} to {last:g} HU",
+    return (
+        Verdict(
+            check="dicom.range",
+            level=Level.FLAG,
+            advice="Some pixels are beyond what CT can be and were clipped: do not measure there.",
+            value=high if high > last else low,
+            limit=last if high > last else first,
+            unit="HU",
+            evidence=f"{n_beyond} of {data.size} pixels beyond {first:g} to {last:g} HU",
+        ),
     )

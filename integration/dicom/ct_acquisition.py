@@ -34,7 +34,7 @@ class Window:
     """What it is for."""
 
 
-_SOFT, _BRAIN = Window(40, 400, "SOFT TISSUE"), Window(40, 80, "BRAIN")
+_SOFT, _BRAIN = Window(40, 400, "SOFT_TISSUE"), Window(40, 80, "BRAIN")
 _LUNG, _BONE = Window(-600, 1500, "LUNG"), Window(300, 1500, "BONE")
 _WINDOWS: tuple[tuple[re.Pattern[str], tuple[Window, ...], tuple[Window, ...]], ...] = (
     (re.compile("CHEST|THORAX|LUNG"), (_SOFT, _LUNG), (_LUNG, _BONE)),
@@ -49,7 +49,12 @@ def windows(kernel: str, body_part: str | None) -> tuple[Window, ...]:
     """Return the windows for images of a kernel, the one to begin with first."""
     part = (body_part or "").strip().upper()
     smooth, sharp = next(row[1:] for row in _WINDOWS if row[0].search(part))
-    return sharp if kernel.upper() in _SHARP else smooth
+    return sharp if is_sharp(kernel) else smooth
+
+
+def is_sharp(kernel: str) -> bool:
+    """Return whether a kernel is made for edges rather than for low contrast."""
+    return kernel.upper() in _SHARP
 
 
 def window_elements(shown: tuple[Window, ...]) -> Elements:
@@ -81,6 +86,8 @@ def acquisition_elements(ct: CtHeader) -> Elements:
             "TableHeight": ct.table_height_mm,
             "RotationDirection": ROTATION.get(ct.rotation_sign or 0),
             "FocalSpots": ct.focal_spot_mm,
+            "FilterType": ct.filter_type,
+            "ExposureModulationType": ct.exposure_modulation,
             "ExposureTime": time_s and round(1e3 * time_s),
             "XRayTubeCurrent": ct.tube_ma and round(ct.tube_ma),
             "Exposure": time_s and ct.tube_ma and round(ct.tube_ma * time_s),

@@ -43,6 +43,9 @@ def full_header(**changes: Any) -> CtHeader:
         "ctdi_vol_mgy": 12.5,
         "ctdi_phantom": "body",
         "focal_spot_mm": (1.2,),
+        "exposure_modulation": "XYZ",
+        "filter_type": "WEDGE",
+        "filter_materials": ("ALUMINUM", "TITANIUM"),
         "table_height_mm": 151.0,
     }
     return bare_header(**(known | changes))

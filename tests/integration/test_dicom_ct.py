@@ -215,6 +215,8 @@ def test_what_the_scan_was() -> None:
         "Exposure": round(240 * 0.5 * width / 23.04),
         "CTDIvol": 12.5,
         "FocalSpots": 1.2,
+        "FilterType": "WEDGE",
+        "ExposureModulationType": "XYZ",
         "TableHeight": 151,
         "AcquisitionNumber": 1,
     }
