@@ -1,8 +1,8 @@
 """Writes DICOM-CT-PD folders from the virtual CT scanner, by the format's own definition of the gantry.
 
 Everything is drawn in the format's coordinates (X right, Y up, Z out of the gantry), rays included: an error in the
-reader's change of coordinates cannot hide in the same error here. A patient lies head first supine: left at +X, back
-at -Y, head at -Z.
+reader's change of coordinates cannot hide in the same error here. A patient head first supine has the left at +X, the
+back at -Y and the head at -Z; one feet first supine the right at +X and the head at +Z.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from acquisition.sources.phantom.objects import Phantom
 
 TO_PATIENT = np.diag([1.0, -1.0, -1.0])
 """(X, Y, Z) of the gantry to LPS of a patient head first supine."""
+TO_FEET_FIRST = np.diag([-1.0, -1.0, 1.0])
+"""The same for a patient feet first supine."""
 
 
 @dataclass(kw_only=True)
@@ -83,10 +85,10 @@ class PdScan:
         out[..., :2], out[..., 2] = place, (self.z(v) - row)[:, None]
         return out
 
-    def lines(self, phantom: Phantom) -> np.ndarray:
+    def lines(self, phantom: Phantom, lying: np.ndarray = TO_PATIENT) -> np.ndarray:
         """Exact line integrals (view, row, column) through a patient."""
-        spots = np.array([self.spot(v) for v in range(self.n_views)]) @ TO_PATIENT
-        ends = np.array([self.elements(v) for v in range(self.n_views)]) @ TO_PATIENT
+        spots = np.array([self.spot(v) for v in range(self.n_views)]) @ lying
+        ends = np.array([self.elements(v) for v in range(self.n_views)]) @ lying
         return line_integrals(phantom, spots[:, None, None], ends, mu_water=self.mu_water)
 
 

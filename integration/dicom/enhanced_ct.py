@@ -14,11 +14,12 @@ from datetime import datetime, timedelta
 import numpy as np
 from numpy.typing import NDArray
 
-from acquisition.ct_geometry import field_radius_mm
+from acquisition.ct_geometry import field_radius_mm, patient_axes
 from acquisition.errors import DataError
 from acquisition.geometry import Grid, display_orientation
 from acquisition.items import Image
 from acquisition.scan import CtHeader, Scan
+from acquisition.verdict import Verdict
 from integration.dicom import common, pixels, plane
 from integration.dicom.ct import HU_SCALE, RESCALE_TYPES, clipped, kernel_of
 from integration.dicom.ct_acquisition import (
@@ -64,7 +65,7 @@ def enhanced_ct(
     clock: Callable[[], datetime] = datetime.now,
     station: str | None = None,
 ) -> common.DicomInstance:
-    """Return one object with all slices of a series in HU.
+    """Return one object with all slices of a series in HU; `clock` and `station` as for `series.SliceSeries`.
 
     Parameters
     ----------
@@ -72,8 +73,6 @@ def enhanced_ct(
         The measurement, and our identifier of its reconstruction.
     images
         The slices of one output, in any order.
-    clock, station
-        Local time, and the name of this computer.
 
     Raises
     ------
@@ -84,23 +83,18 @@ def enhanced_ct(
     ReconError
         A value is NaN or infinite.
     """
-    ct, now = scan.require_ct(), clock()
-    where = f"scan {scan.uid}: Enhanced CT"
+    ct, now, where = scan.require_ct(), clock(), f"scan {scan.uid}: Enhanced CT"
     data, grid, first = _stacked(images, where)
-    found = (*scan.verdicts, *(v for image in images for v in image.verdicts), *clipped(data, where))
-    verdicts = distinct((*found, *common.header_verdict(common.header_notes(scan))))
+    verdicts = (*_found(scan, images), *clipped(data, where))
     clean, notes = cleaned(
         _general(scan, job, first.output, now=now)
         | common.origin(first, verdicts, now=now)
         | common.contribution(first.provenance, now=now, station=station or platform.node())
         | _image_elements(scan, ct, first, grid)
         | _dimensions(job)
-        | {
-            "SharedFunctionalGroupsSequence": [_shared(scan, ct, first, grid)],
-            "PerFrameFunctionalGroupsSequence": [_frame(scan, ct, grid, z) for z in range(len(data))],
-        }
+        | {"SharedFunctionalGroupsSequence": [_shared(scan, ct, first, grid)]}
+        | {"PerFrameFunctionalGroupsSequence": [_frame(scan, ct, grid, z) for z in range(len(data))]}
     )
-    stored = np.stack([pixels.store(slice_, HU_SCALE) for slice_ in data])
     return common.DicomInstance(
         sop_class_uid=ENHANCED_CT_STORAGE,
         sop_instance_uid=str(clean["SOPInstanceUID"]),
@@ -109,9 +103,14 @@ def enhanced_ct(
         transfer_syntax_uid=EXPLICIT_LITTLE_ENDIAN,
         index=1,
         description=str(clean["SeriesDescription"]),
-        data=Layer.of({}, signed=True).part10(clean, stored.data.cast("B")),
+        data=Layer.of({}, signed=True).part10(clean, pixels.store(data, HU_SCALE).data.cast("B")),
         verdicts=distinct((*verdicts, *common.header_verdict(notes))),
     )
+
+
+def _found(scan: Scan, images: Sequence[Image]) -> tuple[Verdict, ...]:
+    header = common.header_verdict(common.header_notes(scan))
+    return distinct((*scan.verdicts, *(v for image in images for v in image.verdicts), *header))
 
 
 def _general(scan: Scan, job: str, output: str, *, now: datetime) -> Elements:
@@ -331,7 +330,7 @@ def _frame(scan: Scan, ct: CtHeader, grid: Grid, z: int) -> Elements:
     _, ny, nx = grid.shape
     centre = grid.world((z, (ny - 1) / 2, (nx - 1) / 2))
     position: Elements = {
-        "TablePosition": -centre[2],
+        "TablePosition": centre[2] * patient_axes(scan.patient.position)[2][2],
         "DataCollectionCenterPatient": (0.0, 0.0, centre[2]),
         "ReconstructionTargetCenterPatient": centre,
     }
@@ -350,7 +349,8 @@ def _frame_times(scan: Scan, ct: CtHeader, grid: Grid, z: int) -> Elements:
         return {}
     after_s = 0.0
     if ct.feed_mm and ct.rotation_s:
-        steps = z if ct.feed_mm * grid.z_dir[2] > 0 else grid.shape[0] - 1 - z
+        along = float(np.dot(patient_axes(scan.patient.position)[2], grid.z_dir))
+        steps = z if ct.feed_mm * along > 0 else grid.shape[0] - 1 - z
         after_s = steps * grid.spacing_mm[0] / abs(ct.feed_mm) * ct.rotation_s
     begin, middle = (scan.started + timedelta(seconds=after_s + part * duration_s) for part in (0, 0.5))
     return {

@@ -12,13 +12,13 @@ from pydicom import Dataset, dcmread
 
 from acquisition.ct_geometry import detector_columns, focal_spots, row_heights_mm
 from acquisition.errors import DataError, FileFormatError, HeaderError
-from acquisition.items import Projections
+from acquisition.items import Image, Projections
 from acquisition.sources import RawFile, open_raw
 from acquisition.sources.phantom.ct import CtExam, CtSimulation, gantry
 from acquisition.sources.phantom.ct_objects import built, chest
 from acquisition.verdict import Level
 from recon.ct.fbp import Helical
-from tests.ct_pd_writer import TO_PATIENT, PdScan, line_integrals, name_of, pd_of, write
+from tests.ct_pd_writer import TO_FEET_FIRST, TO_PATIENT, PdScan, line_integrals, name_of, pd_of, write
 
 PHANTOM = built(
     {
@@ -181,6 +181,27 @@ def test_the_virtual_scanner_comes_back_through_the_format_and_is_reconstructed(
         np.testing.assert_allclose(one.grid.origin_mm, other.grid.origin_mm, atol=0.01)
         assert np.sqrt(np.square(one.data - other.data).mean()) < 1.0
         assert np.ptp(one.data) > 1200
+
+
+def test_a_patient_feet_first_comes_back_in_his_own_coordinates(tmp_path: Path) -> None:
+    ct = gantry(views_per_rotation=192, n_channels=160, pitch_mm=(4.4, 6.0), centre=(3.5, 79.75), n_rows=8)
+    scan = pd_of(ct, n_views=480, z0=-20.0, feed=16.0, extra={"PatientPosition": "FFS"})
+    write(tmp_path, scan, scan.lines(chest(), TO_FEET_FIRST))
+    raw = open_raw(tmp_path)
+    step = Helical(matrix=64, kernel="soft")
+    step.open(raw.scan)
+    images = [*(i for item in raw.items() for i in step.feed(item)), *step.close()]
+    assert len(images) > 3
+    for image in images:
+        assert isinstance(image, Image) and -20 < image.grid.centre_mm[2] < 20
+        index = np.stack(np.meshgrid(*(np.arange(n) for n in image.grid.shape), indexing="ij"), -1)[..., ::-1]
+        truth = 1000 * (chest().signal(index @ image.grid.affine[:3, :3].T + image.grid.affine[:3, 3]) - 1)
+        error = np.abs(image.data - truth)
+        assert np.median(error) < 40
+        for axis in (1, 2):
+            assert np.abs(np.flip(image.data, axis) - truth).mean() > 1.3 * error.mean()
+    z = [i.grid.centre_mm[2] for i in images if isinstance(i, Image)]
+    assert z == sorted(z)  # the table feeds towards the head
 
 
 # --- what is wrong with a folder

@@ -117,6 +117,20 @@ def test_frames_count_along_the_normal_and_times_along_the_table() -> None:
     assert rising == sorted(rising) and len(set(rising)) == 4
 
 
+def test_the_table_moves_as_the_patient_lies() -> None:
+    """More negative as the table moves in: towards the head where the feet went in first."""
+    for position, sign in (("HFS", 1), ("FFS", -1), ("FFP", -1)):
+        scan = ct_scan()
+        scan = replace(scan, patient=replace(scan.patient, position=position))
+        ds = parsed(made(ct_image(), scan=scan))
+        frames = ds.PerFrameFunctionalGroupsSequence
+        heights = [f.CTPositionSequence[0].DataCollectionCenterPatient[2] for f in frames]
+        tables = [f.CTPositionSequence[0].TablePosition for f in frames]
+        np.testing.assert_allclose(np.diff(tables), sign * np.diff(heights))
+        times = [f.FrameContentSequence[0].FrameAcquisitionDateTime for f in frames]
+        assert (times == sorted(times)) == (sign < 0)
+
+
 def test_the_groups_say_what_the_scan_was() -> None:
     ds = parsed(instance := made(ct_image(kernel="BONE")))
     shared = ds.SharedFunctionalGroupsSequence[0]
