@@ -111,7 +111,8 @@ def reconstructed(work: Run, items: Iterable[object]) -> Iterator[Image]:
 
 def job_of(raw: RawFile, protocol: Protocol) -> str:
     """Return an identifier that the same file and the same protocol have again: the same UIDs, the same files."""
-    digest = hashlib.sha256(f"{raw.scan.uid}\n{raw.scan.header}\n{raw.path.stat().st_size}\n".encode())
+    size = raw.path.stat().st_size if raw.path.is_file() else 0  # of a folder it says nothing of what is in it
+    digest = hashlib.sha256(f"{raw.scan.uid}\n{raw.scan.header}\n{size}\n".encode())
     digest.update("\n".join((protocol.name, *protocol.summary())).encode())
     return f"offline-{digest.hexdigest()[:24]}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +33,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_views_become_images(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     changes = ["--set", "ct.helical.matrix=64", "--set", "ct.helical.kernel=bone"]
     made = []
-    for name in ("one", "two"):
-        command = ["reconstruct", str(folder), "-p", "ct_helical", *changes, "-o", str(tmp_path / name), "--json"]
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / "more.txt").write_text("a folder of another size")
+    for name, source in (("one", folder), ("two", copy)):
+        command = ["reconstruct", str(source), "-p", "ct_helical", *changes, "-o", str(tmp_path / name), "--json"]
         assert run(command) == OK
         report = json.loads(capsys.readouterr().out)
         assert (report["modality"], report["readouts"]) == ("CT", 480)
