@@ -161,13 +161,17 @@ def test_the_identifier_follows_the_scan(tmp_path: Path) -> None:
     assert len(set(uids)) == 3
 
 
-def test_the_virtual_scanner_comes_back_through_the_format_and_is_reconstructed(tmp_path: Path) -> None:
-    ct = gantry(views_per_rotation=192, n_channels=160, pitch_mm=(4.4, 6.0), centre=(3.5, 79.75), n_rows=8)
-    exam = CtExam(ct=ct, turns=2.6, feed_mm=-16.0, start_z_mm=21.0, direction=-1)
+@pytest.mark.parametrize("mode", ["FFSNONE", "FFSXYZ"])
+def test_the_virtual_scanner_comes_back_through_the_format_and_is_reconstructed(mode: str, tmp_path: Path) -> None:
+    per_turn = 192 * (2 if len(MODES[mode]) > 1 else 1)
+    ct = gantry(views_per_rotation=per_turn, n_channels=160, pitch_mm=(4.4, 6.0), centre=(3.5, 79.75), n_rows=8)
+    shifts = tuple((-a, -z, r) for a, z, r in MODES[mode])
+    exam = CtExam(ct=ct, turns=2.6, feed_mm=-16.0, start_z_mm=21.0, direction=-1, focal_spot_shifts=shifts)
     simulation = CtSimulation(exam, chest())
     lines = simulation.lines()
     n = len(simulation.head)
-    scan = pd_of(ct, n_views=n, phi0=-exam.start_angle_rad - np.pi / 2, sense=1, z0=-21.0, feed=16.0)
+    phi0 = -exam.start_angle_rad - np.pi / 2
+    scan = pd_of(ct, n_views=n, phi0=phi0, sense=1, z0=-21.0, feed=16.0, shifts=MODES[mode])
     write(tmp_path, scan, lines)
     raw = open_raw(tmp_path)
     block = Projections(head=simulation.head, data=lines, domain="lines")
