@@ -21,7 +21,7 @@ from acquisition.items import Image, Item, Projections
 from acquisition.scan import CtHeader, Scan
 from kernels.ct_cone import backproject_cone
 from kernels.ct_tile import BLOCK, LANES
-from recon.ct.kernel import modulation, padded, response
+from recon.ct.kernel import kernel_name, modulation, padded, response
 from recon.ct.rays import SHIFTS
 from recon.ct.redundancy import redundancy
 from recon.ct.slices import Wanted, planned
@@ -116,7 +116,7 @@ class Cone(Wanted):
             batch = places[start : start + _BATCH]
             made = plan.stacked(batch, lambda zs: self._planes(filtered, head["angle_rad"], zs - z))
             for mu, place in zip(made, batch, strict=True):
-                image = plan.image(mu, place, self._n_made)
+                image = plan.image(mu, place, self._n_made, kernel=kernel_name(self.kernel))
                 self._n_made += 1
                 yield replace(image, last_readout_s=self._received_s)
 

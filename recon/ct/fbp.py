@@ -19,7 +19,7 @@ from acquisition.errors import DataError, HeaderError, ReconError
 from acquisition.items import Image, Item, Projections
 from acquisition.scan import Scan
 from acquisition.verdict import Level, Verdict
-from recon.ct.kernel import modulation
+from recon.ct.kernel import kernel_name, modulation
 from recon.ct.parallel import CHUNK, ParallelViews
 from recon.ct.rays import SHIFTS, Path, rays_of, shifts_of
 from recon.ct.slices import Wanted, planned
@@ -175,7 +175,7 @@ class _Parallel(Wanted):
         plan = self._plan
         made = plan.stacked(z_mm, lambda zs: views.planes(*span, place=(plan.xs, plan.ys, zs)))
         for mu_slice, z in zip(made, z_mm, strict=True):
-            image = plan.image(mu_slice, z, self._n_made)
+            image = plan.image(mu_slice, z, self._n_made, kernel=kernel_name(self.kernel))
             self._n_made += 1
             image = replace(image, last_readout_s=self._received_s)
             yield image.with_verdicts(self._truncation())

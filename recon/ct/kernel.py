@@ -43,6 +43,11 @@ def modulation(kernel: str | Sequence[float]) -> tuple[float, ...]:
     return values
 
 
+def kernel_name(kernel: str | Sequence[float]) -> str:
+    """Return what a kernel is called in DICOM's ConvolutionKernel: its name, CUSTOM for values."""
+    return kernel.upper() if isinstance(kernel, str) else "CUSTOM"
+
+
 def response(n: int, distance_mm: float, kernel: str | Sequence[float], *, dense: int = 1) -> NDArray[np.float32]:
     """Return the filter's spectrum for rows of `n` samples after zero padding, shape (n // 2 + 1,), in 1/mm.
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from acquisition.ct_geometry import patient_axes
 from acquisition.errors import ConfigError, DataError, HeaderError, ReconError
 from acquisition.items import Image, Item, Projections
 from acquisition.sources.phantom.ct import CtExam, CtSimulation, gantry
@@ -216,8 +217,8 @@ def test_what_cannot_be_reconstructed_is_refused() -> None:
         Helical(fov_mm=-1).open(simulation.scan)
     with pytest.raises(HeaderError, match="the attenuation of water"):
         Helical().open(replace(simulation.scan, ct=gantry(mu_water_per_mm=None)))
-    with pytest.raises(HeaderError, match="expected HFS, got FFP"):
-        Helical().open(replace(simulation.scan, patient=replace(simulation.scan.patient, position="FFP")))
+    with pytest.raises(HeaderError, match=r"expected HFS, HFP, .*, got SITTING"):
+        Helical().open(replace(simulation.scan, patient=replace(simulation.scan.patient, position="SITTING")))
     step = Helical(matrix=8)
     step.open(simulation.scan)
     assert list(step.feed("other")) == ["other"]
@@ -301,6 +302,24 @@ def test_a_table_too_slow_or_too_fast_is_refused(feed: float, match: str) -> Non
     simulation, blocks = scanned(CtExam(turns=0.2, feed_mm=feed))
     with pytest.raises(DataError, match=match):
         reconstructed(Helical(matrix=8), simulation, blocks)
+
+
+@pytest.mark.parametrize("position", ["HFS", "FFS", "HFP", "FFP", "HFDR", "HFDL", "FFDR", "FFDL"])
+def test_slices_lie_where_the_patient_is_however_he_lies(position: str) -> None:
+    ct = gantry(mode="axial", n_rows=2, centre=(0.5, 183.75))
+    simulation, blocks = scanned(CtExam(ct=ct, turns=1.2, start_z_mm=4.0), chest())
+    lying = replace(simulation.scan, patient=replace(simulation.scan.patient, position=position))
+    step = Axial(matrix=48, fov_mm=200, centre_mm=(12.0, -20.0))
+    step.open(lying)
+    images = [i for block in blocks for i in step.feed(block)] + list(step.close())
+    axes = np.array(patient_axes(position))
+    for image in images:
+        assert isinstance(image, Image)
+        np.testing.assert_allclose(image.grid.centre_mm[:2], (12.0, -20.0), atol=1e-9)
+        index = np.stack(np.meshgrid(*(np.arange(n) for n in image.grid.shape), indexing="ij"), -1)[..., ::-1]
+        points = (index @ image.grid.affine[:3, :3].T + image.grid.affine[:3, 3]) @ axes.T
+        expected = 1000 * (simulation.phantom.signal(points) - 1)
+        assert np.percentile(np.abs(image.data - expected)[flat(expected)], 90) < 15
 
 
 def test_a_short_axial_turn_is_refused() -> None:

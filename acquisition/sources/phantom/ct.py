@@ -7,7 +7,7 @@ the edge of the fan (bowtie). Everything is drawn from the exam's seed.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -111,7 +111,12 @@ class CtSimulation:
             protocol_name=f"virtual {self.exam.ct.mode}",
             patient=Patient(id="PHANTOM", name="Phantom^CT", position="HFS"),
             equipment=Equipment(vendor="Isocenter", model="Virtual CT scanner"),
-            ct=self.exam.ct,
+            ct=replace(
+                self.exam.ct,
+                tube_ma=self.exam.ct.ma,
+                rotation_sign=1 if self.exam.direction > 0 else -1,
+                feed_mm=self.exam.feed_mm,
+            ),
         )
 
     @cached_property
