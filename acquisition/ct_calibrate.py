@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from acquisition.ct_geometry import fan_angles, row_heights_mm
 from acquisition.ct_moments import Moments
 from acquisition.errors import DataError, HeaderError
-from acquisition.scan import Scan
+from acquisition.scan import CtHeader, Scan
 
 Floats = NDArray[np.float64]
 
@@ -58,26 +58,8 @@ def fit_water(
     ct = scan.require_ct()
     if not ct.mu_water_per_mm:
         raise HeaderError(f"scan {scan.uid}: mu_water_per_mm", expected="the attenuation of water", got="none")
-    moments = Moments(ct)
-    moments.add(head, lines)
-    centre = moments.centre_mm()
-    if centre is None:
-        raise DataError(
-            f"scan {scan.uid}: water calibration",
-            expected="a phantom, seen over a quarter turn more than the fan",
-            got=f"{len(head)} views",
-            action="scan a full turn",
-        )
-    fan = fan_angles(ct)
-    theta = head["angle_rad"][:, None] - fan
-    place = ct.source_isocentre_mm * np.sin(fan) + centre[0] * np.sin(theta) - centre[1] * np.cos(theta)
-    chord = 2 * np.sqrt(np.maximum(radius_mm**2 - place**2, 0))
-    reach = ct.source_detector_mm / (np.ones_like(fan) if ct.detector == "cylindrical" else np.cos(fan))
-    tilt = np.hypot(row_heights_mm(ct)[:, None], reach) / reach
-    water = ct.mu_water_per_mm * chord[:, None, :] * tilt
-    inside = np.broadcast_to((np.abs(place) < _EDGE * radius_mm)[:, None, :], lines.shape)
-    step = max(1, int(inside.sum()) // _MOST_RAYS)
-    p, wanted = lines[inside][::step].astype(float), water[inside][::step]
+    centre = _centre(scan, head, lines)
+    p, wanted = _rays(ct, (head, lines), centre, radius_mm)
     if len(p) < 100 * degree or np.ptp(p) < 0.5:
         raise DataError(
             f"scan {scan.uid}: water calibration",
@@ -94,3 +76,35 @@ def fit_water(
         residual=float(np.sqrt(np.square(rest).mean())),
         largest=float(p.max()),
     )
+
+
+def _centre(scan: Scan, head: NDArray[np.void], lines: NDArray[np.float32]) -> tuple[float, float]:
+    """Return where the phantom lies."""
+    moments = Moments(scan.require_ct())
+    moments.add(head, lines)
+    centre = moments.centre_mm()
+    if centre is None:
+        raise DataError(
+            f"scan {scan.uid}: water calibration",
+            expected="a phantom, seen over a quarter turn more than the fan",
+            got=f"{len(head)} views",
+            action="scan a full turn",
+        )
+    return centre
+
+
+def _rays(
+    ct: CtHeader, views: tuple[NDArray[np.void], NDArray[np.float32]], centre: tuple[float, float], radius_mm: float
+) -> tuple[Floats, Floats]:
+    """Return the measured line integrals of rays through the cylinder, and what they should be."""
+    head, lines = views
+    fan = fan_angles(ct)
+    theta = head["angle_rad"][:, None] - fan
+    place = ct.source_isocentre_mm * np.sin(fan) + centre[0] * np.sin(theta) - centre[1] * np.cos(theta)
+    chord = 2 * np.sqrt(np.maximum(radius_mm**2 - place**2, 0))
+    reach = ct.source_detector_mm / (np.ones_like(fan) if ct.detector == "cylindrical" else np.cos(fan))
+    tilt = np.hypot(row_heights_mm(ct)[:, None], reach) / reach
+    water = (ct.mu_water_per_mm or 0.0) * chord[:, None, :] * tilt
+    inside = np.broadcast_to((np.abs(place) < _EDGE * radius_mm)[:, None, :], lines.shape)
+    step = max(1, int(inside.sum()) // _MOST_RAYS)
+    return lines[inside][::step].astype(float), water[inside][::step]

@@ -150,9 +150,7 @@ class Channels:
         made: NDArray[np.float32] = np.log(self._reference.air(block.head[views])) - np.log(counts)
         return made
 
-    def _rest(
-        self, lines: NDArray[np.float32], row: int, channel: int, odd: NDArray[np.bool_]
-    ) -> NDArray[np.float32]:
+    def _rest(self, lines: NDArray[np.float32], row: int, channel: int, odd: NDArray[np.bool_]) -> NDArray[np.float32]:
         a, b, weight = _neighbours(odd, channel)
         rest: NDArray[np.float32] = lines[:, row, channel] - (1 - weight) * lines[:, row, a] - weight * lines[:, row, b]
         return rest

@@ -15,8 +15,8 @@ _ALL = 0.95  # part of its rays that a direction must have
 class Moments:
     """Mass and first moment of the object by the direction of the rays, gathered from fan views of one turn at most.
 
-    A parallel projection along the direction ``theta`` has its centre of mass at ``c . t(theta)``, the object's centre of
-    mass c seen along t (see `acquisition.ct_geometry`).
+    A parallel projection along the direction ``theta`` has its centre of mass at ``c . t(theta)``, the object's centre
+    of mass c seen along t (see `acquisition.ct_geometry`).
 
     Parameters
     ----------

@@ -59,7 +59,7 @@ class Reference:
         air = self._ready()[1]
         if self._ma <= 0 or (head["ma"] <= 0).any():
             return np.broadcast_to(air, (len(head), *self.shape))
-        return (head["ma"] / np.float32(self._ma))[:, None, None] * air
+        return (head["ma"] / np.float32(self._ma)).astype(np.float32)[:, None, None] * air
 
     def _ready(self) -> tuple[Counts, Counts]:
         if self._made is None:

@@ -1,9 +1,9 @@
 """Rings: detector channels whose gain has drifted since the air scan, found while the patient is measured.
 
 In line integrals such a channel is off by a constant, ``-ln(gain)``, in every view; the patient is not. What a channel
-reads beyond the cubic through its four neighbours is averaged over the views, the edges of the object left out, and the
-offsets that explain these averages best are sought, with the expected drift as their prior (Gaussian, so a banded linear
-system per row). Slow changes across the channels make no rings and are left alone.
+reads beyond the cubic through its four neighbours is averaged over the views (the median of short means, edges of the
+object left out), and the offsets that explain these averages best are sought, with the drift seen in most channels as
+their prior: a banded linear system per row. Slow changes across the channels make no rings and are left alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solveh_banded
-from scipy.ndimage import uniform_filter1d
+from scipy.ndimage import median_filter, uniform_filter1d
 
 from acquisition.errors import ConfigError, DataError
 from acquisition.items import Item, Projections
@@ -27,6 +27,7 @@ Floats = NDArray[np.float64]
 _BATCHES = 48  # per half turn; the object disturbs some of them, a drift is in all
 _LEAST = 24  # batches without which nothing is concluded
 _FLOOR = 2e-4  # line integral; no mean is trusted beyond it
+_WIDE = 9  # channels beyond which a change makes no ring
 _STENCIL = np.array([1, -4, 6, -4, 1]) / 6
 _ROBUST = 1.4826 * 1.2533  # from the median of the deviations to the standard error of a median, for one batch
 _SURE = 5.0  # standard errors from which a channel is called drifted
@@ -73,6 +74,7 @@ class Stripes:
         mean = _middle(np.where(full, self._sums / np.maximum(self._counts, 1), np.inf), n)
         away = np.abs(self._sums / np.maximum(self._counts, 1) - mean)
         spread = _ROBUST * _middle(np.where(full, away, np.inf), n)
+        spread = np.maximum(spread, median_filter(spread, size=(1, _WIDE), mode="nearest"))  # few batches: ask around
         weight = np.where(n >= _LEAST, 1 / (spread**2 / np.maximum(n, 1) + _FLOOR**2), 0.0)
         total = self._weight + weight
         self._mean = (self._mean * self._weight + mean * weight) / np.maximum(total, 1e-30)
@@ -92,7 +94,7 @@ def _middle(values: Floats, n: NDArray[np.int64]) -> Floats:
 
 
 def _offsets(residual: Floats, weight: Floats, drift: float) -> Floats:
-    """Return the offsets of one row: most channels have drifted as little as the residuals say, some by up to `drift`."""
+    """Return the offsets of one row: most have drifted as little as the residuals say, some by up to `drift`."""
     known = weight > 0
     if not known.any():
         return np.zeros_like(residual)
@@ -103,8 +105,7 @@ def _offsets(residual: Floats, weight: Floats, drift: float) -> Floats:
 
 
 def _smooth(values: Floats) -> Floats:
-    """Return the running mean over 9 channels."""
-    return uniform_filter1d(values, 9, mode="nearest")
+    return uniform_filter1d(values, _WIDE, mode="nearest")
 
 
 def _explained(residual: Floats, weight: Floats, variance: Floats) -> Floats:
