@@ -22,6 +22,8 @@ from acquisition.verdict import Level, Verdict
 
 Floats = NDArray[np.float64]
 
+_CHANNEL = 1 / 3  # of a channel; smaller shifts are hidden by the interpolation between rays
+
 
 class _Looking:
     """What the checks have in common: they look at the patient's views, and let everything pass."""
@@ -125,7 +127,7 @@ class CheckMotion(_Looking):
     """Did the patient lie still? Each line is measured from both ends, half a turn apart, and must read the same."""
 
     limit_mm: float = 0.5
-    """Shift within half a turn from which edges are seen twice [mm]."""
+    """Shift within half a turn from which edges are seen twice; never less than a third of a channel [mm]."""
 
     def __post_init__(self) -> None:
         if self.limit_mm <= 0:
@@ -138,6 +140,8 @@ class CheckMotion(_Looking):
         self._every = max(1, self._ct.views_per_rotation // 72)
         self._runs: list[list[tuple[float, Floats, Floats]]] = []
         self._flying = False
+        pitch = self._ct.pitch_mm[1] * self._ct.source_isocentre_mm / self._ct.source_detector_mm
+        self._limit = max(self.limit_mm, _CHANNEL * pitch)
 
     def _look(self, item: Projections) -> Iterator[Verdict]:
         self._flying |= any(item.head[name].any() for name in ("angle_shift_rad", "z_shift_mm", "radius_shift_mm"))
@@ -199,7 +203,7 @@ class CheckMotion(_Looking):
                 n += len(run)
                 if size[k] > worst:
                     worst, z = float(size[k]), run[k][0]
-        moved = worst > self.limit_mm
+        moved = worst > self._limit
         if moved:
             advice = (
                 f"The patient moved by about {worst:.1f} mm: look at z = {z:.0f} mm, and repeat if edges are doubled."
@@ -212,7 +216,7 @@ class CheckMotion(_Looking):
             level=Level.FLAG if moved else Level.PASS,
             advice=advice,
             value=worst if n else None,
-            limit=self.limit_mm,
+            limit=self._limit,
             unit="mm",
             evidence=f"{n} directions measured from both ends; the worst near z = {z:.0f} mm" if n else "",
         )

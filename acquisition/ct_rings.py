@@ -179,14 +179,14 @@ class Rings:
         while start < len(item):
             stop = min(start + self._stripes.missing, len(item))
             part = replace(item, head=item.head[start:stop], data=item.data[start:stop])
-            full = stop - start == self._stripes.missing
-            self._stripes.add(part.data)
-            self._known |= full
             if self._known:
-                yield from self._released()
                 yield self._corrected(part)
             else:
                 self._held.append(replace(part, head=part.head.copy(), data=part.data.copy()))
+                self._known = stop - start == self._stripes.missing
+            self._stripes.add(part.data)
+            if self._known:
+                yield from self._released()
             start = stop
 
     def close(self) -> Iterator[Item]:
