@@ -22,6 +22,7 @@ from acquisition.verdict import Level, Verdict
 
 Floats = NDArray[np.float64]
 
+_METAL_VIEWS = 144  # per turn that are looked at
 _CHANNEL = 1 / 3  # of a channel; smaller shifts are hidden by the interpolation between rays
 
 
@@ -241,7 +242,7 @@ class CheckMetal(_Looking):
     saturated: float = 9.0
     """Line integral from which hardly any radiation comes through."""
     views: float = 0.05
-    """Part of the views of a block in which it must be seen."""
+    """Part of the views in which it must be seen."""
 
     def __post_init__(self) -> None:
         if min(self.rise, self.around_mm, self.saturated, self.views) <= 0 or self.views >= 1:
@@ -255,21 +256,24 @@ class CheckMetal(_Looking):
         ct = self._ct
         pitch = ct.pitch_mm[1] * ct.source_isocentre_mm / ct.source_detector_mm
         self._width = 2 * max(2, round(self.around_mm / pitch / 2)) + 1
+        self._every = max(1, ct.views_per_rotation // _METAL_VIEWS)
         self._n_views = self._n_metal = 0
         self._largest, self._z = 0.0, [np.inf, -np.inf]
 
     def _look(self, item: Projections) -> Iterator[Verdict]:
-        rows = item.data.max(axis=1)
+        looked = item.head["view"] % self._every == 0
+        if not looked.any():
+            return iter(())
+        rows, z = item.data[looked].max(axis=1), item.head["z_mm"][looked]
         thin = max(1, self._width // 48)  # the median needs no finer channels
         around = np.repeat(median_filter(rows[:, ::thin], size=(1, self._width // thin | 1), mode="nearest"), thin, 1)
         above = (rows - around[:, : rows.shape[1]] > self.rise) | (rows > self.saturated)
         metal = (above[:, 1:] & above[:, :-1]).any(axis=1)
-        self._n_views += len(item)
+        self._n_views += len(rows)
         if metal.any():
             self._n_metal += int(metal.sum())
             self._largest = max(self._largest, float(rows[metal].max()))
-            z = item.head["z_mm"][metal]
-            self._z = [min(self._z[0], float(z.min())), max(self._z[1], float(z.max()))]
+            self._z = [min(self._z[0], float(z[metal].min())), max(self._z[1], float(z[metal].max()))]
         return iter(())
 
     def _end(self) -> Iterator[Verdict]:
