@@ -57,6 +57,10 @@ STEPS: dict[str, str] = {
     "mri.combine_rss": "recon.mri.combine:CombineRss",
     "ct.air": "acquisition.ct:Air",
     "ct.beam_hardening": "acquisition.ct:BeamHardening",
+    "ct.channels": "acquisition.ct_channels:Channels",
+    "ct.scatter": "acquisition.ct_scatter:Scatter",
+    "ct.scatter_constant": "acquisition.ct_scatter:ConstantScatter",
+    "ct.rings": "acquisition.ct_rings:Rings",
     "ct.fbp": "recon.ct.fbp:Axial",
     "ct.helical": "recon.ct.fbp:Helical",
     "image.gibbs": "recon.mri.gibbs:Gibbs",
@@ -81,6 +85,12 @@ STEPS: dict[str, str] = {
     "map.perfusion": "recon.mri.perfusion:PerfusionMap",
     "check.ghost": "recon.mri.epi:CheckGhost",
     "check.image": "recon.checks:CheckImage",
+    "check.ct_centre": "acquisition.ct_checks:CheckCentre",
+    "check.ct_motion": "acquisition.ct_checks:CheckMotion",
+    "check.ct_metal": "acquisition.ct_checks:CheckMetal",
+    "check.ct_turn": "acquisition.ct_checks:CheckTurn",
+    "check.ct_rings": "acquisition.ct_rings:CheckRings",
+    "check.ct_range": "recon.ct.checks:CheckRange",
 }
 """Where each Step lives."""
 

@@ -9,10 +9,10 @@ import numpy as np
 
 from acquisition.sources.phantom.objects import Ellipsoid, Phantom, Tissue
 
-# name: (parent, HU, centre [mm], semi-axes [mm]); parents first.
-Anatomy = dict[str, tuple[str | None, float, tuple[float, float, float], tuple[float, float, float]]]
+# name: (parent, HU or tissue, centre [mm], semi-axes [mm]); parents first.
+Anatomy = dict[str, tuple[str | None, float | Tissue, tuple[float, float, float], tuple[float, float, float]]]
 
-_CHEST: Anatomy = {
+CHEST: Anatomy = {
     "body": (None, 0, (0, 0, 0), (165, 110, 260)),
     "lung_left": ("body", -830, (72, -5, 0), (55, 78, 120)),
     "lung_right": ("body", -850, (-76, -8, 5), (60, 80, 125)),
@@ -28,7 +28,7 @@ _CHEST: Anatomy = {
     "rib_right": ("body", 650, (-146, 10, 6), (4, 22, 7)),
     "fat_left": ("body", -100, (50, 86, 8), (14, 5, 20)),
 }
-_ABDOMEN: Anatomy = {
+ABDOMEN: Anatomy = {
     "body": (None, 20, (0, 0, 0), (160, 115, 260)),
     "liver": ("body", 60, (-75, -15, 10), (62, 62, 70)),
     "lesion": ("liver", 30, (-85, -30, 12), (9, 8, 9)),
@@ -39,7 +39,7 @@ _ABDOMEN: Anatomy = {
     "aorta": ("body", 160, (8, 28, 0), (10, 10, 150)),
     "spine": ("body", 280, (0, 70, 0), (20, 16, 190)),
 }
-_HEAD: Anatomy = {
+HEAD: Anatomy = {
     "skin": (None, 40, (0, 0, 0), (76, 96, 110)),
     "skull": ("skin", 900, (0, 0, 5), (71, 91, 98)),
     "brain": ("skull", 36, (0, 0, 5), (64, 84, 91)),
@@ -57,27 +57,32 @@ def built(anatomy: Anatomy) -> Phantom:
         Ellipsoid(
             np.array(centre, float),
             np.diag(np.array(axes, float)),
-            Tissue(1 + hu / 1000, np.inf),
+            of_hu(what),
             -1 if parent is None else names.index(parent),
         )
-        for parent, hu, centre, axes in anatomy.values()
+        for parent, what, centre, axes in anatomy.values()
     ]
     return Phantom(ellipsoids=tuple(parts), landmarks_mm={n: row[2] for n, row in anatomy.items()})
 
 
+def of_hu(what: float | Tissue) -> Tissue:
+    """Return the tissue of so many HU; a tissue as it is."""
+    return what if isinstance(what, Tissue) else Tissue(1 + what / 1000, np.inf)
+
+
 def chest() -> Phantom:
     """Return a chest: two unequal lungs with nodules, heart, aorta, spine, ribs."""
-    return built(_CHEST)
+    return built(CHEST)
 
 
 def abdomen() -> Phantom:
     """Return an abdomen: liver with a lesion and a cyst, gas, kidneys at unequal height, spine."""
-    return built(_ABDOMEN)
+    return built(ABDOMEN)
 
 
 def head() -> Phantom:
     """Return a head: skull, unequal ventricles, a bleeding on the left, a calcification on the right."""
-    return built(_HEAD)
+    return built(HEAD)
 
 
 def water(radius_mm: float = 100.0, length_mm: float = 1000.0) -> Phantom:

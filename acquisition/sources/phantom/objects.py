@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,6 +23,8 @@ from acquisition.errors import ConfigError
 from acquisition.geometry import Grid, Vector
 
 Floats = NDArray[np.float64]
+Intervals = tuple[NDArray[np.intp], Floats, Floats]
+"""Which lines meet a solid, where they enter and where they leave it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,8 @@ class Ellipsoid:
     """What it is made of."""
     parent: int = -1
     """Index of the ellipsoid it lies in; -1 for air."""
+    shape: ClassVar[int] = 0
+    """Number of the unit solid in `kernels.ct_lines`."""
 
     def contains(self, points_mm: ArrayLike) -> NDArray[np.bool_]:
         """Return which of the points (..., 3) [mm] lie inside, shape (...)."""
@@ -68,6 +73,10 @@ class Ellipsoid:
         direction = np.asarray(direction, float)
         middle, half = float(direction @ self.centre), float(np.linalg.norm(direction @ self.matrix))
         return middle - half, middle + half
+
+    def meets(self, starts_mm: Floats, step_mm: Floats) -> Intervals:
+        """Return which of the lines ``start + t step`` (n, 3) meet it, and from which t to which."""
+        return crossing(self.unit(starts_mm), np.linalg.inv(self.matrix) @ step_mm)
 
     def spectrum(self, k_per_mm: ArrayLike) -> NDArray[np.complex128]:
         """Return the Fourier transform of its indicator function at ``k`` (..., 3) [1/mm], in mm^3.
@@ -185,20 +194,24 @@ class Phantom:
 def _add_intervals(
     slopes: Floats, ellipsoid: Ellipsoid, amplitude: float, lines: tuple[Floats, Floats, NDArray[np.intp]]
 ) -> None:
-    """Add the differences along x of the ellipsoid's box-averaged indicator on each line to the line's row."""
+    """Add the differences along x of the solid's box-averaged indicator on each line to the line's row."""
     starts, step, rows = lines
-    inverse = np.linalg.inv(ellipsoid.matrix)
-    u0, du = (starts - ellipsoid.centre) @ inverse.T, inverse @ step
-    a, b = du @ du, u0 @ du
-    discriminant = b**2 - a * ((u0**2).sum(-1) - 1.0)
-    hit = np.flatnonzero(discriminant > 0)
-    root = np.sqrt(discriminant[hit])
+    hit, enter, leave = ellipsoid.meets(starts, step)
     width = slopes.shape[1]
     flat = slopes.reshape(-1)
-    for edge, sign in (((-b[hit] - root) / a, amplitude), ((-b[hit] + root) / a, -amplitude)):
+    for edge, sign in ((enter, amplitude), (leave, -amplitude)):
         place = np.clip(edge + 0.5, 0, width - 2)
         index = place.astype(np.intp)
         fraction = place - index
         index += rows[hit] * width
         np.add.at(flat, index, sign * (1 - fraction))
         np.add.at(flat, index + 1, sign * fraction)
+
+
+def crossing(u: Floats, d: Floats) -> Intervals:
+    """Return which of the lines ``u + t d`` (n, dims) cross the unit ball, and from which t to which."""
+    a, b = d @ d, u @ d
+    discriminant = b**2 - a * ((u**2).sum(-1) - 1.0)
+    hit = np.flatnonzero(discriminant > 0)
+    root = np.sqrt(discriminant[hit])
+    return hit, (-b[hit] - root) / a, (-b[hit] + root) / a

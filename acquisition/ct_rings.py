@@ -1,0 +1,257 @@
+"""Rings: detector channels whose gain has drifted since the air scan, found while the patient is measured.
+
+In line integrals such a channel is off by a constant, ``-ln(gain)``, in every view; the patient is not. What a channel
+reads beyond the cubic through its four neighbours is averaged over the views (the median of short means, edges of the
+object left out), and the offsets that explain these averages best are sought, with the drift seen in most channels as
+their prior: a banded linear system per row. Slow changes across the channels make no rings and are left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import solveh_banded
+from scipy.ndimage import median_filter, uniform_filter1d
+
+from acquisition.errors import ConfigError, DataError
+from acquisition.items import Item, Projections
+from acquisition.scan import Scan
+from acquisition.verdict import Level, Verdict
+from kernels.ct_stripes import gather_stripes
+
+Floats = NDArray[np.float64]
+
+_BATCHES = 48  # per half turn; the object disturbs some of them, a drift is in all
+_LEAST = 24  # batches without which nothing is concluded
+_FLOOR = 2e-4  # line integral; no mean is trusted beyond it
+_WIDE = 9  # channels beyond which a change makes no ring
+_STENCIL = np.array([1, -4, 6, -4, 1]) / 6
+_ROBUST = 1.4826 * 1.2533  # from the median of the deviations to the standard error of a median, for one batch
+_SURE = 5.0  # standard errors from which a channel is called drifted
+
+
+class Stripes:
+    """The offsets of all elements, better known with every view.
+
+    Parameters
+    ----------
+    shape
+        Rows and channels.
+    half_turn
+        Views in half a turn.
+    drift
+        Expected size of the offsets.
+    """
+
+    def __init__(self, shape: tuple[int, int], *, half_turn: int, drift: float, edge: float) -> None:
+        self._length = max(1, half_turn // _BATCHES)
+        self._edge, self._drift = edge, drift
+        self._sums, self._counts = np.zeros((_BATCHES, *shape)), np.zeros((_BATCHES, *shape), np.int64)
+        self._mean, self._weight = np.zeros(shape), np.zeros(shape)
+        self.n_views = 0
+        self.offsets, self.residuals, self.errors = np.zeros(shape), np.zeros(shape), np.full(shape, drift)
+
+    @property
+    def missing(self) -> int:
+        """Views until the half turn is full."""
+        return self._length * _BATCHES - self.n_views
+
+    def add(self, lines: NDArray[np.float32]) -> None:
+        """Take line integrals (view, row, channel), at most as many as are missing."""
+        batch = (self.n_views + np.arange(len(lines))) // self._length
+        gather_stripes(np.ascontiguousarray(lines), batch, self._edge, self._sums, self._counts)
+        self.n_views += len(lines)
+        if not self.missing:
+            self.conclude()
+
+    def conclude(self) -> None:
+        """Bring the offsets up to date with the half turn so far, and begin the next one."""
+        full = self._counts > self._length / 2
+        n = full.sum(axis=0)
+        mean = _middle(np.where(full, self._sums / np.maximum(self._counts, 1), np.inf), n)
+        away = np.abs(self._sums / np.maximum(self._counts, 1) - mean)
+        spread = _ROBUST * _middle(np.where(full, away, np.inf), n)
+        spread = np.maximum(spread, median_filter(spread, size=(1, _WIDE), mode="nearest"))  # few batches: ask around
+        weight = np.where(n >= _LEAST, 1 / (spread**2 / np.maximum(n, 1) + _FLOOR**2), 0.0)
+        total = self._weight + weight
+        self._mean = (self._mean * self._weight + mean * weight) / np.maximum(total, 1e-30)
+        self._weight = total
+        self.residuals, self.errors = self._mean, 1 / np.sqrt(np.maximum(total, self._drift**-2))
+        for row in range(len(total)):
+            self.offsets[row] = _offsets(self._mean[row], total[row], self._drift)
+        self._sums[:], self._counts[:], self.n_views = 0, 0, 0
+
+
+def _middle(values: Floats, n: NDArray[np.int64]) -> Floats:
+    """Return the median of the `n` finite values along the first axis; 0 where there is none."""
+    ordered = np.sort(values, axis=0)
+    low = np.take_along_axis(ordered, np.maximum((n - 1) // 2, 0)[None], 0)[0]
+    high = np.take_along_axis(ordered, np.minimum(n // 2, len(values) - 1)[None], 0)[0]
+    return np.where(n > 0, (low + high) / 2, 0.0)
+
+
+def _offsets(residual: Floats, weight: Floats, drift: float) -> Floats:
+    """Return the offsets of one row: most have drifted as little as the residuals say, some by up to `drift`."""
+    known = weight > 0
+    if not known.any():
+        return np.zeros_like(residual)
+    excess = np.median(residual[known] ** 2) / 0.455 - np.median(1 / weight[known])
+    usual = np.clip(excess / (_STENCIL @ _STENCIL), _FLOOR**2, drift**2)
+    first = _explained(residual, weight, np.full(len(residual), drift**2))
+    return _explained(residual, weight, np.minimum(usual + (first - _smooth(first)) ** 2, drift**2))
+
+
+def _smooth(values: Floats) -> Floats:
+    return uniform_filter1d(values, _WIDE, mode="nearest")
+
+
+def _explained(residual: Floats, weight: Floats, variance: Floats) -> Floats:
+    """Return the likeliest offsets of one row: ``min sum w (H o - r)^2 + o^2 / variance``."""
+    n = len(residual)
+    bands = np.zeros((5, n))
+    right = np.zeros(n)
+    inner = np.arange(2, n - 2)
+    for i, a in enumerate(_STENCIL):
+        np.add.at(right, inner + i - 2, a * weight[inner] * residual[inner])
+        for j, b in enumerate(_STENCIL[: i + 1]):
+            np.add.at(bands[i - j], inner + j - 2, a * b * weight[inner])
+    bands[0] += 1 / variance
+    solved: Floats = solveh_banded(bands, right, lower=True)
+    return solved
+
+
+@dataclass(kw_only=True)
+class Rings:
+    """Take the offsets of drifted channels out of the line integrals.
+
+    The first half turn is held until the offsets are known; from then on every block passes at once, with what is known
+    by then. Put it between ct.air and ct.beam_hardening.
+    """
+
+    drift: float = 0.02
+    """Expected relative drift of a channel's gain; the larger, the more is taken out."""
+    edge: float = 0.15
+    """Difference of a line integral from its neighbours above which it is an edge of the patient, not a drift."""
+    flag_above: float = 0.01
+    """Relative drift of a single channel from which the air calibration is called outdated."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.drift < self.edge or self.flag_above <= 0:
+            raise ConfigError(
+                "ct.rings",
+                expected="drift above 0 and below edge, flag_above above 0",
+                got=f"drift {self.drift}, edge {self.edge}, flag_above {self.flag_above}",
+            )
+
+    def open(self, scan: Scan) -> None:
+        """Prepare for the detector."""
+        ct = scan.require_ct()
+        self._uid, self._shape = scan.uid, (ct.n_rows, ct.n_channels)
+        self._stripes = Stripes(
+            self._shape, half_turn=max(ct.views_per_rotation // 2, _BATCHES), drift=self.drift, edge=self.edge
+        )
+        self._held: list[Projections] = []
+        self._known = self._seen = False
+
+    def feed(self, item: Item) -> Iterator[Item]:
+        """Take line integrals, give them without stripes; everything else passes.
+
+        Raises
+        ------
+        DataError
+            The views are no line integrals, or of another size.
+        """
+        if not isinstance(item, Projections) or item.head["flags"].any() or not len(item):
+            yield item
+            return
+        if item.domain != "lines" or item.data.shape[1:] != self._shape:
+            raise DataError(
+                f"scan {self._uid}: views",
+                expected=f"line integrals of {self._shape} elements",
+                got=f"{item.domain} of {item.data.shape[1:]}",
+                action="put ct.air before this step",
+            )
+        self._seen = True
+        start = 0
+        while start < len(item):
+            stop = min(start + self._stripes.missing, len(item))
+            part = replace(item, head=item.head[start:stop], data=item.data[start:stop])
+            if self._known:
+                yield self._corrected(part)
+            else:
+                self._held.append(replace(part, head=part.head.copy(), data=part.data.copy()))
+                self._known = stop - start == self._stripes.missing
+            self._stripes.add(part.data)
+            if self._known:
+                yield from self._released()
+            start = stop
+
+    def close(self) -> Iterator[Item]:
+        """Give what is still held, and say what was found."""
+        if not self._known:
+            self._stripes.conclude()
+            yield from self._released()
+        if self._seen:
+            yield self._verdict()
+
+    def _released(self) -> Iterator[Projections]:
+        held, self._held = self._held, []
+        for block in held:
+            yield self._corrected(block)
+
+    def _corrected(self, block: Projections) -> Projections:
+        return replace(block, data=block.data - self._stripes.offsets.astype(np.float32))
+
+    def _verdict(self) -> Verdict:
+        size, sure = np.abs(self._stripes.offsets), np.abs(self._stripes.residuals) > _SURE * self._stripes.errors
+        drifted = sure & (size > self.flag_above)
+        worst = np.argsort(np.where(sure, size, 0), axis=None)[::-1][:5]
+        places = [np.unravel_index(k, self._shape) for k in worst if drifted.flat[k]]
+        return Verdict(
+            check=self._name(),
+            level=Level.FLAG if drifted.any() else Level.PASS,
+            advice=self._advice() if drifted.any() else "No detector channel has drifted.",
+            value=100 * float(np.where(sure, size, 0).max()),
+            limit=100 * self.flag_above,
+            unit="%",
+            evidence=f"{int(drifted.sum())} elements; worst: "
+            + ", ".join(f"row {r} channel {c} {100 * self._stripes.offsets[r, c]:+.2f} %" for r, c in places)
+            if places
+            else "",
+        )
+
+    def _name(self) -> str:
+        return "ct.rings"
+
+    def _advice(self) -> str:
+        return "Detector channels have drifted; their rings were taken out: calibrate in air before the next patient."
+
+
+@dataclass(kw_only=True)
+class CheckRings(Rings):
+    """Look for the stripes of drifted channels, and leave the data as they are."""
+
+    def feed(self, item: Item) -> Iterator[Item]:
+        """Look at line integrals; everything passes at once, unchanged."""
+        for _ in super().feed(item):
+            pass
+        self._held.clear()
+        yield item
+
+    def close(self) -> Iterator[Item]:
+        """Say what was found."""
+        for item in super().close():
+            if isinstance(item, Verdict):
+                yield item
+
+    def _corrected(self, block: Projections) -> Projections:
+        return block
+
+    def _name(self) -> str:
+        return "check.ct_rings"
+
+    def _advice(self) -> str:
+        return "Detector channels have drifted: expect rings; calibrate in air, and repeat the scan if they disturb."
