@@ -63,6 +63,7 @@ STEPS: dict[str, str] = {
     "ct.rings": "acquisition.ct_rings:Rings",
     "ct.fbp": "recon.ct.fbp:Axial",
     "ct.helical": "recon.ct.fbp:Helical",
+    "ct.fdk": "recon.ct.cone:Cone",
     "image.gibbs": "recon.mri.gibbs:Gibbs",
     "image.interpolate": "recon.mri.interpolate:Interpolate",
     "image.echoes": "recon.mri.echoes:CombineEchoes",

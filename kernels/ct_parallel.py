@@ -312,3 +312,41 @@ def _nearest(
         if abs(row - 0.5 * top) < best:
             best, view, nearest = abs(row - 0.5 * top), m, 0 if row < 0.5 * top else top
     return view, nearest
+
+
+@compiled
+def backproject_plane(
+    directions: Floats,
+    columns: tuple[float, float],
+    angles: tuple[float, float],
+    place: tuple[NDArray[np.float64], NDArray[np.float64]],
+    out: Floats,
+) -> None:  # pragma: no cover - compiled
+    """Add up filtered parallel views of a single row along their rays.
+
+    Parameters
+    ----------
+    directions
+        Filtered rows (direction, column), evenly spaced directions.
+    columns
+        Place of column 0 and distance of columns [mm].
+    angles
+        Angle of direction 0 and step [rad].
+    place
+        x and y of the pixels [mm].
+    out
+        Sums (y, x), added to.
+    """
+    xs, ys = place
+    n = directions.shape[1]
+    for t in range(directions.shape[0]):
+        cos, sin = np.cos(angles[0] + t * angles[1]) / columns[1], np.sin(angles[0] + t * angles[1]) / columns[1]
+        step, top = np.float32(-(xs[1] - xs[0]) * sin), np.float32(n) - np.float32(1.001)
+        row = directions[t]
+        for y in range(len(ys)):
+            start = np.float32(ys[y] * cos - xs[0] * sin - columns[0] / columns[1])
+            for x in range(len(xs)):
+                at = min(max(start + np.float32(x) * step, np.float32(0)), top)
+                c = np.uint32(np.int32(at))
+                near = row[c]
+                out[y, x] += near + (at - np.float32(np.int32(at))) * (row[c + np.uint32(1)] - near)
