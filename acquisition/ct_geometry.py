@@ -1,6 +1,7 @@
 """Where the rays of a CT view run: the one geometry that every source fills and every reconstruction reads.
 
-Gantry coordinates are LPS [mm] of a patient who lies head first supine, with the axis of rotation at x = y = 0.
+Gantry coordinates are LPS [mm] of a patient who lies head first supine, with the axis of rotation at x = y = 0;
+`patient_axes` turns them for one who lies otherwise.
 With ``e = (cos a, sin a, 0)`` and ``t = (-sin a, cos a, 0)`` at the view's angle a, the focal spot rests at
 ``R e + z``; element (row, channel) of the detector is seen from there
 
@@ -17,9 +18,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acquisition.errors import HeaderError
+from acquisition.geometry import Vector
 from acquisition.scan import CtHeader
 
 Floats = NDArray[np.float64]
+
+
+_LEFT, _BACK, _HEAD = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
+_RIGHT, _FRONT, _FEET = (-1.0, 0.0, 0.0), (0.0, -1.0, 0.0), (0.0, 0.0, -1.0)
+_LYING: dict[str, tuple[Vector, Vector, Vector]] = {
+    "HFS": (_LEFT, _BACK, _HEAD),
+    "HFP": (_RIGHT, _FRONT, _HEAD),
+    "HFDR": (_BACK, _RIGHT, _HEAD),
+    "HFDL": (_FRONT, _LEFT, _HEAD),
+    "FFS": (_RIGHT, _BACK, _FEET),
+    "FFP": (_LEFT, _FRONT, _FEET),
+    "FFDR": (_FRONT, _RIGHT, _FEET),
+    "FFDL": (_BACK, _LEFT, _FEET),
+}
+"""PatientPosition (PS3.3 C.7.3.1.1.2) -> where the gantry's x, y (down) and z point in the patient, LPS."""
+
+
+def patient_axes(position: str | None) -> tuple[Vector, Vector, Vector]:
+    """Return the directions of the gantry's x, y and z axes in the patient, LPS; head first supine if None.
+
+    Raises
+    ------
+    HeaderError
+        It is no position that DICOM knows.
+    """
+    if position is not None and position not in _LYING:
+        raise HeaderError("patient position", expected=", ".join(_LYING), got=position)
+    return _LYING[position or "HFS"]
 
 
 def checked(ct: CtHeader, where: str) -> CtHeader:
@@ -57,6 +87,11 @@ def row_heights_mm(ct: CtHeader) -> Floats:
 def row_pitch_iso_mm(ct: CtHeader) -> float:
     """Return the distance of rows scaled to the axis of rotation [mm]."""
     return ct.pitch_mm[0] * ct.source_isocentre_mm / ct.source_detector_mm
+
+
+def pitch_factor(ct: CtHeader) -> float | None:
+    """Return the way of the focal spot in one rotation over the width of all rows at the axis, if it is known."""
+    return None if ct.feed_mm is None else abs(ct.feed_mm) / (ct.n_rows * row_pitch_iso_mm(ct))
 
 
 def field_radius_mm(ct: CtHeader) -> float:

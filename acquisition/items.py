@@ -166,6 +166,9 @@ class Projections:
     """Values (view, row, channel)."""
     domain: Literal["counts", "lines"] = "counts"
     """``lines`` once they are line integrals of attenuation."""
+    photons: NDArray[np.float32] | None = None
+    """Photons of the unattenuated beam (view, channel), where the source tells them: ``photons exp(-line)`` is the
+    inverse of a line integral's variance."""
     received_s: float = 0.0
     """time.monotonic() when the last view of the block arrived [s]."""
 
@@ -178,7 +181,8 @@ class Projections:
 
     def select(self, mask: NDArray[np.bool_]) -> Projections:
         """Return the block of the views where `mask` (n,) is true."""
-        return replace(self, head=self.head[mask], data=self.data[mask])
+        photons = None if self.photons is None else self.photons[mask]
+        return replace(self, head=self.head[mask], data=self.data[mask], photons=photons)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

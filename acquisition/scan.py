@@ -183,6 +183,26 @@ class CtHeader:
     """Tube voltage [kV]."""
     ma: float | None = None
     """Tube current of the calibration in air [mA]."""
+    tube_ma: float | None = None
+    """Mean tube current of the scan [mA]."""
+    rotation_sign: Literal[1, -1] | None = None
+    """+1 where the angle of the views grows, -1 where it falls."""
+    feed_mm: float | None = None
+    """Way of the focal spot along +z per rotation [mm]; negative towards the feet, 0 with the table at rest."""
+    ctdi_vol_mgy: float | None = None
+    """Volume CT dose index of the scan [mGy]."""
+    ctdi_phantom: Literal["head", "body"] | None = None
+    """The phantom that the dose index refers to: 16 cm or 32 cm."""
+    focal_spot_mm: tuple[float, ...] = ()
+    """Nominal size of the focal spot [mm], one value or two."""
+    exposure_modulation: str | None = None
+    """How the tube current followed the patient, the scanner's word; NONE: it did not."""
+    filter_type: str | None = None
+    """Shape of the filter before the patient, DICOM's word: NONE, STRIP, WEDGE, BUTTERFLY, MULTIPLE or FLAT."""
+    filter_materials: tuple[str, ...] = ()
+    """What it is made of, DICOM's words, e.g. ALUMINUM, COPPER, TITANIUM."""
+    table_height_mm: float | None = None
+    """Table below the axis of rotation [mm]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

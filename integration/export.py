@@ -15,6 +15,7 @@ from integration.delivery.journal import Journal
 from integration.delivery.rows import Instance
 from integration.delivery.spool import Spool, digest, write_durably
 from integration.dicom.common import DicomInstance
+from integration.dicom.ct import CtSeries
 from integration.dicom.mr import MrSeries
 
 
@@ -46,7 +47,7 @@ class Series(Protocol):
         """Return one object per slice."""
 
 
-MAKERS: dict[str, Callable[[Scan, str], Series]] = {"MR": MrSeries}
+MAKERS: dict[str, Callable[[Scan, str], Series]] = {"CT": CtSeries, "MR": MrSeries}
 """By modality."""
 
 

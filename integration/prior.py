@@ -41,16 +41,17 @@ class Prior:
         Raises
         ------
         ConfigError
-            The folder holds no single MR volume.
+            The folder holds no single volume of the scan's modality.
         """
         self._slices: dict[Position, list[Image]] = {}
         folder = Path(self.folder).expanduser()
         files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "DICOMDIR")
-        volumes = [v for v in (read_images(files) if files else []) if v.kind is Kind.MAGNITUDE]
+        found = read_images(files) if files else []
+        volumes = [v for v in found if v.kind is Kind.MAGNITUDE and v.attributes["Modality"] == scan.modality]
         if len(volumes) != 1:
             raise ConfigError(
                 "image.prior folder",
-                expected="the objects of one MR series of magnitudes",
+                expected=f"the objects of one {scan.modality} series of magnitudes",
                 got=f"{folder}: {len(files)} files, {len(volumes)} volumes",
                 action="name a folder with one series",
             )

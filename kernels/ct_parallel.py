@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.compile import compiled
+from kernels.ct_tile import BLOCK, LANES, MISS, TOGETHER, crossing, gather
 
 Floats = NDArray[np.float32]
 
@@ -14,8 +15,9 @@ Floats = NDArray[np.float32]
 def rebin(
     fans: Floats,
     first: int,
-    columns: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
-    heights: Floats,
+    rays: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.intp]],
+    reach: NDArray[np.float64],
+    heights: NDArray[np.float64],
     out: Floats,
 ) -> None:  # pragma: no cover - compiled
     """Sort fan views into parallel ones, and take the rays' tilt out of their length.
@@ -25,31 +27,67 @@ def rebin(
     fans
         Ring of fan views (capacity, row, channel); view v lies at v modulo the capacity.
     first
-        Number of the first parallel view; its rays with fan angle 0 are those of the fan view of this number.
-    columns
-        For each parallel column: how many views later its ray is measured, in which (fractional) channel (less than 0:
-        in none), and the focal spot's distance to the detector there [mm].
+        Number of the first parallel view; view n is about the fan view n times the number of focal spots.
+    rays
+        Where each focal spot sees a parallel column: how many fan views later (spot, column), in which channel
+        (spot, column; less than 0: in none), in which row (spot, row, column); and which spot serves (row, column).
+    reach
+        Focal spot to the detector per column [mm].
     heights
-        Height of each row at the detector [mm].
+        Height of each parallel row at the detector [mm].
     out
-        Parallel views (view, row, column), overwritten.
+        Parallel views (view, row, column or more), overwritten as far as there are columns.
     """
-    later, channel, reach = columns
-    capacity, n_rows, n_channels = fans.shape
-    for j in range(out.shape[2]):
-        c = min(int(channel[j]), n_channels - 2)
-        at = int(np.floor(later[j]))
-        wc, wv = np.float32(channel[j] - c), np.float32(later[j] - at)
-        for n in range(out.shape[0]):
-            if channel[j] < 0:
-                out[n, :, j] = 0
+    later, channel, source, spot = rays
+    n_spots, (capacity, n_rows, n_channels) = len(later), fans.shape
+    below, part = np.empty(len(heights), np.int64), np.empty((2, len(heights)), np.float32)
+    for j in range(len(reach)):
+        for f in range(n_spots):
+            for i in range(len(heights)):
+                r = min(max(int(source[f, i, j]), 0), max(n_rows - 2, 0))
+                below[i], part[0, i] = r if spot[i, j] == f else -1, min(max(source[f, i, j] - r, 0.0), 1.0)
+                part[1, i] = reach[j] / np.sqrt(reach[j] * reach[j] + heights[i] * heights[i])
+            if channel[f, j] < 0:
+                _blank(below, j, out)
                 continue
-            a, b = fans[(first + n + at) % capacity], fans[(first + n + at + 1) % capacity]
-            for r in range(n_rows):
-                tilt = np.float32(reach[j] / np.sqrt(reach[j] * reach[j] + heights[r] * heights[r]))
-                early = a[r, c] + wc * (a[r, c + 1] - a[r, c])
-                late = b[r, c] + wc * (b[r, c + 1] - b[r, c])
-                out[n, r, j] = tilt * (early + wv * (late - early))
+            c = min(int(channel[f, j]), n_channels - 2)
+            at = f + n_spots * int(np.floor((later[f, j] - f) / n_spots))
+            mix = (np.float32(channel[f, j] - c), np.float32((later[f, j] - at) / n_spots))
+            for n in range(out.shape[0]):
+                view = (first + n) * n_spots + at
+                near, far = fans[view % capacity, :, c : c + 2], fans[(view + n_spots) % capacity, :, c : c + 2]
+                _column((near, far), mix, below, part, out[n, :, j])
+
+
+@compiled
+def _blank(below: NDArray[np.int64], j: int, out: Floats) -> None:  # pragma: no cover - compiled
+    """Clear what no channel measured."""
+    for i in range(len(below)):
+        if below[i] >= 0:
+            out[:, i, j] = 0
+
+
+@compiled
+def _column(
+    views: tuple[Floats, Floats],
+    mix: tuple[np.float32, np.float32],
+    below: NDArray[np.int64],
+    part: Floats,
+    out: Floats,
+) -> None:  # pragma: no cover - compiled
+    """Interpolate a column of one parallel view from two channels (row, 2) of two fan views; take out the tilt."""
+    a, b = views
+    wc, wv = mix
+    for i in range(len(below)):
+        if below[i] >= 0:
+            r = np.uint64(below[i])
+            early, late = a[r, 0] + wc * (a[r, 1] - a[r, 0]), b[r, 0] + wc * (b[r, 1] - b[r, 0])
+            value = early + wv * (late - early)
+            if part[0, i] > np.float32(1e-3):
+                r += np.uint64(1)
+                early, late = a[r, 0] + wc * (a[r, 1] - a[r, 0]), b[r, 0] + wc * (b[r, 1] - b[r, 0])
+                value += part[0, i] * (early + wv * (late - early) - value)
+            out[i] = part[1, i] * value
 
 
 @compiled
@@ -58,125 +96,219 @@ def backproject(
     span: tuple[int, int, int, float, float],
     columns: tuple[float, float, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
     rows: tuple[float, float, float, float],
-    place: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], float],
+    place: tuple[NDArray[np.float64], NDArray[np.float64], float, float, float],
     out: Floats,
 ) -> None:  # pragma: no cover - compiled
-    """Add up filtered parallel views along their rays.
+    """Add up filtered parallel views along their rays in a tile of the image, `LANES` planes together.
 
-    Views of one direction are averaged by the detector row that the voxel falls on: weight 1 in the middle, falling
-    to 0 at the detector's edge. Where no row is hit, the nearest row is taken.
+    Views of one direction are averaged by the detector row that the voxel falls on: weight 1 in the middle, 0 at the
+    edge; where no row is hit, the nearest is taken. The average is made once per column and step of depth; pixels
+    then interpolate between columns, all planes side by side in memory.
 
     Parameters
     ----------
     views
-        Ring (capacity, column, row).
+        Ring (capacity, row, column), `BLOCK` columns of padding; those of odd half turns are mirrored.
     span
         First and last view to use, views per half turn, angle of view 0 and step [rad].
     columns
         Place of column 0, pitch [mm]; per column: lag of the focal spot's z, its distance to axis and detector [mm].
+        Columns lie symmetric to the axis.
     rows
         z of the focal spot of view 0 and its step [mm], central row, distance of rows at the detector [mm].
     place
-        x, y of the pixels, z of the planes [mm] (evenly spaced), part of the detector's half with weight 1.
+        x, y of the pixels, z of the first plane and distance of planes [mm], part of the detector's half with weight 1.
     out
-        Sums (y, x, plane), overwritten.
+        Sums (y, x, `LANES`), added to.
     """
     start, stop, half, angle0, step = span
-    xs, ys, zs, flat = place
-    n_planes, steep = len(zs), np.float32(1 / (1 - flat))
-    spacing = (zs[n_planes - 1] - zs[0]) / max(n_planes - 1, 1)
-    total, weight = np.empty(n_planes, np.float32), np.empty(n_planes, np.float32)
-    out[:] = 0
-    for t in range(start, min(start + half, stop + 1)):
-        cos, sin = np.cos(angle0 + t * step), np.sin(angle0 + t * step)
+    xs, ys, z, spacing, flat = place
+    dp, xc, yc = columns[1], 0.5 * (xs[0] + xs[-1]), 0.5 * (ys[0] + ys[-1])
+    tile = (xc, yc, 0.5 * (xs[-1] - xs[0]), 0.5 * (ys[-1] - ys[0]))
+    size = 2 * np.hypot(tile[2], tile[3])
+    ds = _depth_step(columns, views.shape[1], np.hypot(xc, yc) + size / 2)
+    n_columns, n_depths = int(size / dp) + 4 + BLOCK, int(size / ds) + 4
+    table = np.zeros((TOGETHER, n_columns, n_depths, LANES), np.float32)
+    base, part = np.zeros((TOGETHER, len(xs)), np.uint32), np.zeros((TOGETHER, 2, len(xs)), np.float32)
+    frame, end = np.zeros((TOGETHER, 4)), min(start + half, stop + 1)
+    for t in range(start, end, TOGETHER):
+        for q in range(TOGETHER):
+            if t + q >= end:
+                table[q:] = 0
+                break
+            lane, aim = (t + q, stop, half, z, spacing, flat), (angle0 + (t + q) % half * step, ds, tile)
+            frame[q] = _fill(views, lane, aim, columns, rows, table[q])
         for y in range(len(ys)):
-            for x in range(len(xs)):
-                p, s = ys[y] * cos - xs[x] * sin, xs[x] * cos + ys[y] * sin
-                total[:], weight[:], sign = 0, 0, 1.0
-                for m in range(t, stop + 1, half):
-                    c, wc, row, more = _meets((sign * p, sign * s, zs[0], spacing), m, columns, rows)
-                    view = views[m % views.shape[0]]
-                    _share(view[c], view[c + 1], (wc, row, more, steep), total, weight)
-                    sign = -sign
-                for k in range(n_planes):
-                    if weight[k] > 0:
-                        out[y, x, k] += total[k] / weight[k]
-                    else:
-                        out[y, x, k] += _nearest(views, (t, stop, half), (p, s, zs[k], 0.0), columns, rows)
+            _aim((xs, ys[y]), frame, (dp, ds, n_columns, n_depths), base, part)
+            gather(table.ravel(), n_depths * LANES, base, part, out[y])
 
 
 @compiled
-def _meets(
-    point: tuple[float, float, float, float],
-    m: int,
+def _fill(
+    views: Floats,
+    lane: tuple[int, int, int, float, float, float],
+    place: tuple[float, float, tuple[float, float, float, float]],
     columns: tuple[float, float, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
     rows: tuple[float, float, float, float],
-) -> tuple[int, np.float32, np.float32, np.float32]:  # pragma: no cover - compiled
-    """Return the column of view m that a point falls on, the weight of the next one, the row, and rows per plane."""
-    p, s, z, spacing = point
-    p0, dp, lag, depth, reach = columns
-    z0, dz, row0, pitch = rows
-    column = (p - p0) / dp
-    c = min(max(int(column), 0), len(lag) - 2)
-    wc = min(max(column - c, 0.0), 1.0)
-    far = depth[c] + wc * (depth[c + 1] - depth[c]) - s
-    scale = (reach[c] + wc * (reach[c + 1] - reach[c])) / (far * pitch)
-    spot = z0 + m * dz + lag[c] + wc * (lag[c + 1] - lag[c])
-    return c, np.float32(wc), np.float32(row0 + (z - spot) * scale), np.float32(spacing * scale)
+    out: Floats,
+) -> tuple[float, float, float, float]:  # pragma: no cover - compiled
+    """Fill one direction's table of columns and depths; return its cosine, sine, first column and depth [mm]."""
+    angle, ds, (xc, yc, hx, hy) = place
+    p0, dp, _, depth, _ = columns
+    cos, sin = np.cos(angle), np.sin(angle)
+    ep, es = hy * abs(cos) + hx * abs(sin), hx * abs(cos) + hy * abs(sin)
+    first = min(max(int((yc * cos - xc * sin - ep - p0) / dp), 0), len(depth) - 2)
+    last = min(max(int((yc * cos - xc * sin + ep - p0) / dp) + 1, 1), len(depth) - 1)
+    s0 = xc * cos + yc * sin - es
+    for j in range(first, last + 1, BLOCK):
+        p, margin = p0 + (j + 0.5 * BLOCK) * dp, (0.5 * BLOCK + 1) * dp
+        low, high = crossing((-p * sin, cos, p * cos, sin), (xc, yc, hx + margin, hy + margin))
+        low, high = max(int((low - s0) / ds + 0.5), 0), min(int((high - s0) / ds + 0.5), out.shape[1] - 1)
+        _spread(views, lane, (low, high, s0, ds, j), columns, rows, out[j - first :])
+    return cos, sin, p0 + first * dp, s0
 
 
 @compiled
-def _share(
-    near: Floats,
-    after: Floats,
-    ray: tuple[np.float32, np.float32, np.float32, np.float32],
-    total: Floats,
-    weight: Floats,
+def _aim(
+    line: tuple[NDArray[np.float64], float],
+    frame: NDArray[np.float64],
+    table: tuple[float, float, int, int],
+    base: NDArray[np.uint32],
+    part: Floats,
 ) -> None:  # pragma: no cover - compiled
-    """Add one view's weighted values to the planes that fall on its rows."""
-    wc, row, more, steep = ray
-    n_rows, top = len(near), len(near) - 1
-    half = np.float32(0.5 * n_rows)
-    low, high = 0, len(total)
-    if more > np.float32(1e-6):
-        low = max(low, int(np.ceil((np.float32(-0.5) - row) / more)))
-        high = min(high, int(np.ceil((np.float32(n_rows - 0.5) - row) / more)))
-    elif row <= np.float32(-0.5) or row >= np.float32(n_rows - 0.5):
-        return
-    for k in range(low, high):
+    """Find each pixel's place in the tables: the index of the column before it, its weight and that of the next one."""
+    xs, y = line
+    dp, ds, n_columns, n_depths = table
+    for q in range(TOGETHER):
+        cos, sin, p, s = frame[q]
+        for x in range(len(xs)):
+            column = min(max((y * cos - xs[x] * sin - p) / dp, 0.0), n_columns - 1.001)
+            b = np.uint32(min(max((xs[x] * cos + y * sin - s) / ds + 0.5, 0.0), n_depths - 1.0))
+            c = np.uint32(column)
+            part[q, 0, x], part[q, 1, x] = 1 - (column - c), column - c
+            base[q, x] = ((np.uint32(q * n_columns) + c) * np.uint32(n_depths) + b) * np.uint32(LANES)
+
+
+@compiled
+def _depth_step(
+    columns: tuple[float, float, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
+    n_rows: int,
+    radius: float,
+) -> float:  # pragma: no cover - compiled
+    """Return the step along the rays at which a plane's row moves by less than `MISS` [mm]."""
+    _, dp, _, depth, _ = columns
+    near = max(depth.max() - radius, 0.1 * depth.max())
+    return min(max(4 * MISS * near / n_rows, dp), 16 * dp)
+
+
+@compiled
+def _spread(
+    views: Floats,
+    lane: tuple[int, int, int, float, float, float],
+    depths: tuple[int, int, float, float, int],
+    columns: tuple[float, float, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
+    rows: tuple[float, float, float, float],
+    out: Floats,
+) -> None:  # pragma: no cover - compiled
+    """Average the views of one direction over `BLOCK` columns at each depth, in each plane."""
+    t, stop, half, z, spacing, flat = lane
+    low, high, s0, ds, j = depths
+    top, capacity = views.shape[1] - 1, views.shape[0]
+    total, weight = np.empty((LANES, BLOCK), np.float32), np.empty(LANES, np.float32)
+    aim = np.empty((4, LANES), np.float32)
+    for b in range(low, high + 1):
+        total[:], weight[:] = 0, 0
+        for m in range(t, stop + 1, half):
+            row, more = _row(m, j, s0 + b * ds, (z, spacing, half), columns, rows)
+            row1, more1 = _row(m, j + BLOCK - 1, s0 + b * ds, (z, spacing, half), columns, rows)
+            ends = (row, row + (LANES - 1) * more, row1, row1 + (LANES - 1) * more1)
+            if min(ends) >= top + 0.5 or max(ends) <= -0.5:
+                continue
+            _weigh((0.5 * (row + row1), 0.5 * (more + more1), row1 - row, more1 - more), top, flat, aim)
+            for k in range(LANES):
+                weight[k] += aim[0, k]
+                if aim[0, k] > 0:
+                    r = np.uint64(np.int32(aim[3, k]))
+                    near = views[m % capacity, r]
+                    after = views[m % capacity, min(r + np.uint64(1), np.uint64(top))]
+                    _add(near, after, np.uint64(j), (aim[0, k], aim[1, k], aim[2, k]), total[k])
+        for k in range(LANES):
+            if weight[k] <= 0:
+                m, edge = _nearest((t, stop, half, top), (j + BLOCK // 2, s0 + b * ds, z + k * spacing), columns, rows)
+                total[k], weight[k] = views[m % capacity, edge, j : j + BLOCK], 1
+            weight[k] = 1 / weight[k]
+        for c in range(BLOCK):
+            for k in range(LANES):
+                out[c, b, k] = total[k, c] * weight[k]
+
+
+@compiled
+def _row(
+    m: int,
+    j: int,
+    s: float,
+    plane: tuple[float, float, int],
+    columns: tuple[float, float, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
+    rows: tuple[float, float, float, float],
+) -> tuple[float, float]:  # pragma: no cover - compiled
+    """Return the row of view m that the first plane falls on in a column at a depth, and the rows from plane to plane.
+
+    Views of odd half turns are stored mirrored: their column j is where that direction's column j meets them.
+    """
+    z, spacing, half = plane
+    _, _, lag, depth, reach = columns
+    z0, dz, row0, pitch = rows
+    n = len(lag)
+    j = min(j, n - 1)
+    if m // half % 2:
+        j, s = n - 1 - j, -s
+    scale = reach[j] / ((depth[j] - s) * pitch)
+    return row0 + (z - z0 - m * dz - lag[j]) * scale, spacing * scale
+
+
+@compiled
+def _weigh(ray: tuple[float, float, float, float], last: int, flat: float, out: Floats) -> None:  # pragma: no cover
+    """Find for each plane its weight, the weight of the next row in the middle column, its slope, and the row."""
+    row, more = np.float32(ray[0]), np.float32(ray[1])
+    wider, more_wider = np.float32(ray[2] / (BLOCK - 1)), np.float32(ray[3] / (BLOCK - 1))
+    top, steep = np.float32(last), np.float32(1 / (1 - flat))
+    middle, scale = np.float32(0.5) * top, np.float32(2) / (top + np.float32(1))
+    for k in range(LANES):
         at = row + np.float32(k) * more
-        u = min(max((half - abs(at - np.float32(0.5) * np.float32(top))) / half * steep, np.float32(0)), np.float32(1))
-        share = u * u * (np.float32(3) - np.float32(2) * u)
-        at = min(max(at, np.float32(0)), np.float32(top))
-        r = int(at)
-        r1 = min(r + 1, top)
-        wr = at - np.float32(r)
-        first = near[r] + wc * (after[r] - near[r])
-        second = near[r1] + wc * (after[r1] - near[r1])
-        total[k] += share * (first + wr * (second - first))
-        weight[k] += share
+        u = min(max((np.float32(1) - abs(at - middle) * scale) * steep, np.float32(0)), np.float32(1))
+        at = min(max(at, np.float32(0)), top)
+        r = np.float32(np.int32(min(at, max(top - np.float32(1), np.float32(0)))))
+        out[0, k] = u * u * (np.float32(3) - np.float32(2) * u)
+        out[1, k] = at - r
+        out[2, k] = wider + np.float32(k) * more_wider
+        out[3, k] = r
+
+
+@compiled
+def _add(
+    near: Floats, after: Floats, first: np.uint64, ray: tuple[np.float32, np.float32, np.float32], out: Floats
+) -> None:  # pragma: no cover - compiled
+    """Add a weighted mixture of two rows."""
+    share, part, slope = ray
+    part -= slope * np.float32(0.5 * (BLOCK - 1))
+    for c in range(BLOCK):
+        here = near[first + np.uint64(c)]
+        out[c] += share * (here + (part + slope * np.float32(c)) * (after[first + np.uint64(c)] - here))
 
 
 @compiled
 def _nearest(
-    views: Floats,
-    turns: tuple[int, int, int],
-    point: tuple[float, float, float, float],
+    turns: tuple[int, int, int, int],
+    point: tuple[int, float, float],
     columns: tuple[float, float, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
     rows: tuple[float, float, float, float],
-) -> np.float32:  # pragma: no cover - compiled
-    """Return the value of the edge row in the view of this direction that the point misses least."""
-    p, s, z, spacing = point
-    start, stop, half = turns
-    top = views.shape[2] - 1
-    best, value, sign = 1e30, np.float32(0), 1.0
+) -> tuple[int, int]:  # pragma: no cover - compiled
+    """Return the view of this direction that the point misses least, and its row."""
+    start, stop, half, top = turns
+    j, s, z = point
+    best, view, nearest = 1e30, start, 0
     for m in range(start, stop + 1, half):
-        c, wc, row, _ = _meets((sign * p, sign * s, z, spacing), m, columns, rows)
-        missed = abs(row - 0.5 * top)
-        if missed < best:
-            best = missed
-            r = 0 if row < 0.5 * top else top
-            near, after = views[m % views.shape[0], c, r], views[m % views.shape[0], c + 1, r]
-            value = near + wc * (after - near)
-        sign = -sign
-    return value
+        row, _ = _row(m, j, s, (z, 0.0, half), columns, rows)
+        if abs(row - 0.5 * top) < best:
+            best, view, nearest = abs(row - 0.5 * top), m, 0 if row < 0.5 * top else top
+    return view, nearest

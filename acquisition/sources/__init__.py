@@ -9,6 +9,7 @@ from pathlib import Path
 
 from acquisition.errors import FileFormatError
 from acquisition.sources.cfl import is_cfl, read_cfl
+from acquisition.sources.ctpd import is_ctpd, read_ctpd
 from acquisition.sources.mrd_file import HDF5_MAGIC
 from acquisition.sources.mrd_hdf5 import read_hdf5
 from acquisition.sources.mrd_raw import RawFile, RawItem, reading
@@ -52,7 +53,7 @@ FORMATS: tuple[Format, ...] = (
 """What `open_raw` reads, asked in this order."""
 
 _FOREIGN: tuple[tuple[int, bytes, str], ...] = (
-    (128, b"DICM", "DICOM (images, not raw data)"),
+    (128, b"DICM", "DICOM (images; of DICOM-CT-PD views name the folder)"),
     (0, b"\x1f\x8b", "gzip"),
     (0, b"PK\x03\x04", "zip"),
     (0, b"MATLAB 7.3", "MATLAB 7.3"),
@@ -66,12 +67,12 @@ _FOREIGN: tuple[tuple[int, bytes, str], ...] = (
 
 
 def open_raw(path: Path | str) -> RawFile:
-    """Open a file of raw data, whatever its name, by its first bytes.
+    """Open a file of raw data, whatever its name, by its first bytes; or a folder of DICOM-CT-PD views.
 
     Parameters
     ----------
     path
-        The file.
+        The file or folder.
 
     Returns
     -------
@@ -84,8 +85,12 @@ def open_raw(path: Path | str) -> RawFile:
         It is of no kind that we read, or damaged.
     HeaderError
         Its header is not usable.
+    DataError
+        The views of a folder do not fit together.
     """
     path = Path(path)
+    if path.is_dir():
+        return _open_folder(path)
     if is_cfl(path):
         return read_cfl(path)
     with reading(path, "file"), path.open("rb") as file:
@@ -98,6 +103,17 @@ def open_raw(path: Path | str) -> RawFile:
         expected=" or ".join(kind.name for kind in FORMATS),
         got=_found(first),
         action="convert it, for Siemens twix with siemens_to_ismrmrd",
+    )
+
+
+def _open_folder(path: Path) -> RawFile:
+    if is_ctpd(path):
+        return read_ctpd(path)
+    raise FileFormatError(
+        f"folder {path.name}",
+        expected="DICOM-CT-PD, one DICOM object per view",
+        got="other files, or none",
+        action="name the folder that holds the views themselves, or a file",
     )
 
 

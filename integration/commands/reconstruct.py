@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from acquisition.errors import ConfigError, ReconError
-from acquisition.items import Image, Readouts
+from acquisition.items import Image, Projections, Readouts
 from acquisition.sources import RawFile, open_raw
 from acquisition.verdict import Level, Verdict
 from integration import router
@@ -28,6 +28,7 @@ EXAMPLES = """
   isocenter reconstruct raw.h5 -o dicom/
   isocenter reconstruct raw.h5 -p mri_cartesian --set mri.grappa.kernel=2,5 -o dicom/ --npy volume.npy
   isocenter reconstruct ksp.cfl --npy volume.npy
+  isocenter reconstruct views/ -p ct_helical --set ct.helical.kernel=soft -o dicom/
   isocenter reconstruct raw.h5 --json | jq .verdicts
 """
 
@@ -36,7 +37,9 @@ _PROGRESS_S = 0.5
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("raw", type=Path, metavar="RAW", help="ISMRMRD/MRD file, recording, or BART .cfl")
+    parser.add_argument(
+        "raw", type=Path, metavar="RAW", help="ISMRMRD/MRD file, recording, BART .cfl, or folder of DICOM-CT-PD views"
+    )
     parser.add_argument("-p", "--protocol", default=AUTO, help="protocol (default: chosen by the header)")
     add_changes(parser)
     parser.add_argument("-o", "--out", type=Path, metavar="DIR", help="folder for the DICOM files")
@@ -108,7 +111,8 @@ def reconstructed(work: Run, items: Iterable[object]) -> Iterator[Image]:
 
 def job_of(raw: RawFile, protocol: Protocol) -> str:
     """Return an identifier that the same file and the same protocol have again: the same UIDs, the same files."""
-    digest = hashlib.sha256(f"{raw.scan.uid}\n{raw.scan.header}\n{raw.path.stat().st_size}\n".encode())
+    size = raw.path.stat().st_size if raw.path.is_file() else 0  # of a folder it says nothing of what is in it
+    digest = hashlib.sha256(f"{raw.scan.uid}\n{raw.scan.header}\n{size}\n".encode())
     digest.update("\n".join((protocol.name, *protocol.summary())).encode())
     return f"offline-{digest.hexdigest()[:24]}"
 
@@ -119,12 +123,16 @@ def _watched(raw: RawFile, *, quiet: bool) -> Iterator[object]:
     show = not quiet and sys.stderr.isatty()
     for item in raw.items():
         yield item
-        n += len(item) if isinstance(item, Readouts) else 0
+        n += len(item) if isinstance(item, Readouts | Projections) else 0
         if show and time.monotonic() - told > _PROGRESS_S:
             told = time.monotonic()
-            print(f"\r{n} readouts", end="", file=sys.stderr, flush=True)
+            print(f"\r{n} {_noun(raw.scan.modality)}", end="", file=sys.stderr, flush=True)
     if show:
-        print(f"\r{n} readouts", file=sys.stderr)
+        print(f"\r{n} {_noun(raw.scan.modality)}", file=sys.stderr)
+
+
+def _noun(modality: object) -> str:
+    return "views" if modality == "CT" else "readouts"
 
 
 def _tell(report: dict[str, object], verdicts: Iterable[Verdict], *, as_json: bool) -> None:
@@ -132,7 +140,8 @@ def _tell(report: dict[str, object], verdicts: Iterable[Verdict], *, as_json: bo
         print(json.dumps(report))
         return
     images = ", ".join(f"{n} {name}" for name, n in report["images"].items())  # type: ignore[attr-defined]
-    print(f"{report['protocol']}: {report['readouts']} readouts -> {images} in {report['seconds']:.2f} s")
+    taken = f"{report['readouts']} {_noun(report['modality'])}"
+    print(f"{report['protocol']}: {taken} -> {images} in {report['seconds']:.2f} s")
     if report["dicom_dir"]:
         print(f"{report['files']} DICOM files in {report['dicom_dir']}")
     for verdict in dict.fromkeys((v.level, v.check, v.advice) for v in verdicts if v.level is not Level.PASS):

@@ -8,10 +8,8 @@ from acquisition.items import Position
 from acquisition.scan import MrHeader
 from acquisition.verdict import Level, Verdict
 from integration.dicom.mr_sequence import is_3d
+from integration.dicom.series import OUTER
 from integration.dicom.text import Elements
-
-_OUTER = ("average", "set", "repetition", "phase", "contrast", "slice")
-"""Counters from the slowest to the fastest in InstanceNumber."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,18 +19,11 @@ class Numbering:
     header: MrHeader
     """The scan."""
 
-    def index(self, position: Position, z: int) -> int:
-        """Return a number that no other image of the series has, whatever the header claims."""
-        index = 0
-        for counter in _OUTER:
-            index = (index << 16) + getattr(position, counter)
-        return (index << 16) + z
-
     def instance(self, position: Position, z: int, *, n_z: int) -> int:
         """Return InstanceNumber: slices first, then contrasts, phases, repetitions, sets, averages; from 1."""
         slab = n_z if is_3d(self.header) else 1
         number = 0
-        for counter in _OUTER:
+        for counter in OUTER:
             number = number * self._count(counter) + self._value(position, counter)
         return number * slab + z + 1
 
@@ -56,7 +47,7 @@ class Numbering:
         limits = self.header.encodings[0].limits
         wrong = [
             f"{c} {getattr(position, c)} of {limits[c].minimum} ... {limits[c].maximum}"
-            for c in _OUTER
+            for c in OUTER
             if c in limits and not limits[c].minimum <= getattr(position, c) <= limits[c].maximum
         ]
         if not wrong:

@@ -5,7 +5,8 @@
 phase in radians has pi / 4096; integers that fit are stored as they are; where the unit is the noise, a step is at
 least a hundredth of it, so that a first slice in air leaves room for a head. An image that does not fit gets a FLAG
 and makes the slope coarser, for itself and what follows: no value is clipped. The slope goes out as
-RealWorldValueMapping (PS3.3 C.7.6.16.2.11), which the MR Image IOD has, unlike RescaleSlope.
+RealWorldValueMapping (PS3.3 C.7.6.16.2.11), which the MR Image IOD has, unlike RescaleSlope. HU have a fixed scale of
+their own (`ct`), which clips what no patient has.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ class Scale:
     """Value of one step."""
     signed: bool
     """int16 instead of uint16."""
+    intercept: float = 0.0
+    """Value of a stored 0."""
 
     @property
     def dtype(self) -> np.dtype:
@@ -59,7 +62,13 @@ class Scale:
     def fits(self, low: float, high: float) -> bool:
         """Return whether values from `low` to `high` can be stored."""
         first, last = _STORED[self.signed]
-        return first - 0.5 < low / self.slope and high / self.slope < last + 0.5
+        return first - 0.5 < (low - self.intercept) / self.slope and (high - self.intercept) / self.slope < last + 0.5
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Smallest and largest value that can be stored."""
+        first, last = _STORED[self.signed]
+        return first * self.slope + self.intercept, last * self.slope + self.intercept
 
 
 def first_scale(image: Image, low: float, high: float) -> Scale:
@@ -114,12 +123,15 @@ def extent(data: NDArray, where: str) -> tuple[float, float]:
 
 
 def store(data: NDArray, scale: Scale) -> NDArray:
-    """Return the stored integers of `data`, contiguous."""
-    if data.dtype.kind in "iub" and scale.slope == 1:
+    """Return the stored integers of `data`, contiguous; values beyond an offset scale are clipped to its limits."""
+    if data.dtype.kind in "iub" and scale.slope == 1 and not scale.intercept:
         return np.ascontiguousarray(data, scale.dtype)
     single = data.dtype.itemsize <= 4 and data.dtype.kind == "f" and 1e-30 < scale.slope < 1e30
     steps = np.empty(data.shape, np.float32 if single else np.float64)
     np.multiply(data, steps.dtype.type(1 / scale.slope), out=steps)
+    if scale.intercept:
+        steps -= steps.dtype.type(scale.intercept / scale.slope)
+        np.clip(steps, *_STORED[scale.signed], out=steps)
     np.rint(steps, out=steps)
     return steps.astype(scale.dtype)
 
@@ -156,17 +168,24 @@ def scale_elements(image: Image, scale: Scale, *, top: float) -> Elements:
         "MeasurementUnitsCodeSequence": [_unit(image.unit)],
     }
     return {
+        **storage_elements(scale),
+        "WindowCenter": 0 if scale.signed else math.ceil(high) / 2,
+        "WindowWidth": math.ceil(high) * (2 if scale.signed else 1),
+        "RealWorldValueMappingSequence": [mapping],
+    }
+
+
+def storage_elements(scale: Scale) -> Elements:
+    """Return the attributes that say how pixels are stored."""
+    return {
         "SamplesPerPixel": 1,
         "PhotometricInterpretation": "MONOCHROME2",
         "BitsAllocated": 16,
         "BitsStored": 16,
         "HighBit": 15,
         "PixelRepresentation": int(scale.signed),
-        "WindowCenter": 0 if scale.signed else math.ceil(high) / 2,
-        "WindowWidth": math.ceil(high) * (2 if scale.signed else 1),
         "BurnedInAnnotation": "NO",
         "LossyImageCompression": "00",
-        "RealWorldValueMappingSequence": [mapping],
     }
 
 

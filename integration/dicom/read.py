@@ -1,4 +1,4 @@
-"""Reads MR series: grid and real values; those of others by their rescale values, one image per object."""
+"""Reads MR and CT series: grid and real values; those of others by their rescale values, one image per object."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from pydicom.errors import InvalidDicomError
 from acquisition.errors import DataError, FileFormatError
 from acquisition.geometry import Grid, Vector
 from acquisition.items import Image, Kind, Position
+from integration.dicom.ct import RESCALE_TYPES
 
 Source = bytes | Path | str
+_MODALITIES = ("CT", "MR")
+_UNITS = {rescale: unit for unit, rescale in RESCALE_TYPES.items()}
 _KINDS = {"M": Kind.MAGNITUDE, "P": Kind.PHASE, "R": Kind.REAL, "I": Kind.IMAGINARY}
 _NEEDED = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "PixelData")
 _EVEN_MM = 1e-2
@@ -68,9 +71,9 @@ def _read(source: Source) -> Dataset:
     except InvalidDicomError as error:
         raise FileFormatError(name, expected="a DICOM file", got=str(error)) from error
     missing = [k for k in _NEEDED if k not in dataset]
-    if missing or dataset.Modality != "MR":
+    if missing or dataset.Modality not in _MODALITIES:
         got = f"modality {dataset.get('Modality')} without {', '.join(missing) or 'nothing'}"
-        raise FileFormatError(name, expected="an MR image, one slice per object", got=got)
+        raise FileFormatError(name, expected="a CT or MR image, one slice per object", got=got)
     return dataset
 
 
@@ -93,23 +96,28 @@ def _frames(stack: list[Dataset]) -> list[list[Dataset]]:
 def _image(frame: list[Dataset]) -> Image:
     frame, grid = _stack(frame)
     first = frame[0]
-    unit, kind = "a.u.", next((k for k in first.get("ImageType", ()) if k in _KINDS), "M")
-    if "RealWorldValueMappingSequence" in first:
-        unit = first.RealWorldValueMappingSequence[0].LUTExplanation.rsplit(" ", 1)[1]
+    unit, kind = _unit(first), next((k for k in first.get("ImageType", ()) if k in _KINDS), "M")
     return Image(
         data=np.stack([_values(d) for d in frame]),
         grid=grid,
-        unit=unit.strip("[]"),
+        unit=unit,
         kind=_KINDS[kind],
         position=Position(
             contrast=int(first.get("EchoNumbers", 1)) - 1,
             repetition=int(first.get("TemporalPositionIdentifier", 1)) - 1,
         ),
         attributes={
+            "Modality": str(first.Modality),
             "SeriesDescription": str(first.get("SeriesDescription", "")),
             "ImageComments": str(first.get("ImageComments", "")),
         },
     )
+
+
+def _unit(dataset: Dataset) -> str:
+    if "RealWorldValueMappingSequence" in dataset:
+        return str(dataset.RealWorldValueMappingSequence[0].LUTExplanation).rsplit(" ", 1)[1].strip("[]")
+    return _UNITS.get(dataset.get("RescaleType", "HU"), "a.u.") if dataset.Modality == "CT" else "a.u."
 
 
 def _values(dataset: Dataset) -> NDArray[np.float64]:

@@ -101,6 +101,8 @@ def _body(vr: str, value: Value) -> bytes:
     values = () if value is None else value if isinstance(value, tuple) else (value,)
     if vr in _PACKED:
         return b"".join(struct.pack(_PACKED[vr], v) for v in values)
+    if vr == "AT":
+        return b"".join(struct.pack("<HH", *divmod(v, 1 << 16)) for v in values)  # type: ignore[operator]
     body = "\\".join(str(v) for v in values).encode()
     return body + (b"\0" if vr == "UI" else b" ") * (len(body) % 2)
 

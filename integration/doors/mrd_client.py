@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from acquisition.errors import InputError, SetupError
-from acquisition.items import NOT_IMAGING, Image, Position, Readouts
+from acquisition.items import NOT_IMAGING, Image, Position, Projections, Readouts
 from acquisition.scan import Scan
 from acquisition.sources.mrd_header_write import write_header
 from acquisition.sources.mrd_raw import RawItem
@@ -128,14 +128,21 @@ class MrdClient:
         -------
         Answer
             Images, texts and how it ended. A server that goes away is a finding in it, no exception.
+
+        Raises
+        ------
+        HeaderError
+            It is no MR scan: MRD has no message for anything else.
         """
+        scan.require_mr()
         self._listener.start()
         try:
             self._say(ConfigFile(config) if isinstance(config, str) else ConfigText(json.dumps(dict(config))))
             self._say(Header(scan.header or write_header(scan)))
             for item in _paced(items, scan, speed):
                 self._note(item)
-                self._say(item)
+                if not isinstance(item, Projections):
+                    self._say(item)
             self._say(Close())
         except OSError as error:
             self.answer.fault = f"the server does not listen any more: {error}"

@@ -14,39 +14,25 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from acquisition.ct_geometry import checked, row_pitch_iso_mm
+from acquisition.ct_geometry import checked, field_radius_mm, row_pitch_iso_mm
 from acquisition.errors import DataError, HeaderError, ReconError
 from acquisition.items import Image, Item, Projections
 from acquisition.scan import Scan
 from acquisition.verdict import Level, Verdict
-from recon.ct.kernel import modulation
-from recon.ct.parallel import CHUNK, ParallelViews, Path, columns_of
+from recon.ct.kernel import kernel_name, modulation
+from recon.ct.parallel import CHUNK, ParallelViews
+from recon.ct.rays import SHIFTS, Path, rays_of, shifts_of
 from recon.ct.slices import Wanted, planned
 
 _LOG = logging.getLogger(__name__)
-_BATCH = 8  # slices that are backprojected together
+_BATCH = 16  # slices that are backprojected together
 _MOST_TURNS = 8  # held at once; a slower table than this is no helical scan
 _EDGE = 0.1  # a line integral at the edge of the fan from which the object is cut off
 
 
 @dataclass(kw_only=True)
-class _Parallel:
+class _Parallel(Wanted):
     """What both have in common: the slices wanted, the views in order, the ring of parallel views."""
-
-    kernel: str | tuple[float, ...] = "standard"
-    """soft, standard, bone, ramp, or modulation values at evenly spaced parts of the Nyquist frequency."""
-    matrix: int = 512
-    """Pixels along x and y."""
-    fov_mm: float = 0.0
-    """Field of view [mm]; 0: all that every view sees."""
-    centre_mm: tuple[float, float] = (0.0, 0.0)
-    """Centre of the field of view (x, y), LPS [mm]."""
-    thickness_mm: float = 0.0
-    """Slice thickness [mm]; 0: one detector row at the axis."""
-    increment_mm: float = 0.0
-    """Distance of slices [mm]; 0: the thickness."""
-    mu_water_per_mm: float = 0.0
-    """Attenuation of water [1/mm]; 0: the header's."""
 
     def open(self, scan: Scan) -> None:
         """Check the geometry and plan the slices.
@@ -65,15 +51,7 @@ class _Parallel:
                 action="choose the protocol for this kind of scan",
             )
         modulation(self.kernel)
-        wanted = Wanted(
-            matrix=self.matrix,
-            fov_mm=self.fov_mm,
-            centre_mm=self.centre_mm,
-            thickness_mm=self.thickness_mm,
-            increment_mm=self.increment_mm,
-            mu_water_per_mm=self.mu_water_per_mm,
-        )
-        self._uid, self._ct, self._plan = scan.uid, ct, planned(scan, ct, wanted)
+        self._uid, self._ct, self._plan = scan.uid, ct, planned(scan, ct, self, radius_mm=field_radius_mm(ct))
         self._views: ParallelViews | None = None
         self._waiting: list[tuple[NDArray[np.void], NDArray[np.float32]]] = []
         self._edge, self._n_made, self._received_s = 0.0, 0, 0.0
@@ -128,19 +106,18 @@ class _Parallel:
             raise DataError(where, expected="line integrals", got=item.domain, action="put ct.air before this step")
         if item.data.shape[1:] != (ct.n_rows, ct.n_channels):
             raise DataError(where, expected=f"{ct.n_rows} x {ct.n_channels} elements", got=str(item.data.shape[1:]))
-        if any(item.head[name].any() for name in ("angle_shift_rad", "z_shift_mm", "radius_shift_mm")):
-            raise DataError(where, expected="a resting focal spot", got="a flying focal spot")
 
     def _take(self, head: NDArray[np.void], data: NDArray[np.float32]) -> Iterator[Image]:
         """Take at most `CHUNK` views."""
         if self._views is None:
             self._waiting.append((head.copy(), data.copy()))
-            if sum(len(h) for h, _ in self._waiting) < 2:
+            if sum(len(h) for h, _ in self._waiting) < CHUNK:
                 return
             waiting, self._waiting = self._waiting, []
             head = np.concatenate([h for h, _ in waiting])
             data = np.concatenate([d for _, d in waiting])
-            self._views = self._started(self._path(head))
+            self._fans = self._path(head)
+            self._views = self._started(self._fans)
         views = self._views
         for part in (slice(0, CHUNK), slice(CHUNK, None)):
             if len(head[part]):
@@ -158,17 +135,24 @@ class _Parallel:
         yield from self._ready(views, last=views.stop - 1)
 
     def _path(self, head: NDArray[np.void]) -> Path:
-        n = len(head) - 1
+        n, shifts = len(head) - 1, shifts_of(head, f"scan {self._uid}: views")
+        if self._ct.views_per_rotation % (2 * len(shifts)):
+            raise DataError(
+                f"scan {self._uid}: views per rotation",
+                expected=f"a multiple of {2 * len(shifts)} for a focal spot with {len(shifts)} positions",
+                got=str(self._ct.views_per_rotation),
+            )
         sign = 1.0 if head["angle_rad"][-1] > head["angle_rad"][0] else -1.0
         return Path(
             angle_rad=float(head["angle_rad"][0]),
             angle_step_rad=sign * 2 * np.pi / self._ct.views_per_rotation,
             z_mm=float(head["z_mm"][0]),
             z_step_mm=float(head["z_mm"][-1] - head["z_mm"][0]) / n,
+            shifts=shifts,
         )
 
     def _follows(self, views: ParallelViews, head: NDArray[np.void]) -> None:
-        path, number = views.path, views.n_fans + np.arange(len(head))
+        path, number = self._fans, views.n_fans + np.arange(len(head))
         turned = np.abs(head["angle_rad"] - path.angle_rad - number * path.angle_step_rad).max()
         moved = np.abs(head["z_mm"] - path.z_mm - number * path.z_step_mm).max()
         if turned > abs(path.angle_step_rad) / 4 or moved > row_pitch_iso_mm(self._ct) / 2:
@@ -178,20 +162,20 @@ class _Parallel:
                 got=f"{np.rad2deg(turned):.3f} degrees and {moved:.3f} mm off the path",
                 action="check for lost views",
             )
+        pattern = np.array(path.shifts)[number % len(path.shifts)]
+        if any(not np.allclose(head[name], pattern[:, k], rtol=1e-3, atol=1e-6) for k, name in enumerate(SHIFTS)):
+            raise DataError(
+                f"scan {self._uid}: view {int(head['view'][0])} and {len(head) - 1} after it",
+                expected=f"a focal spot that flies as in the first {len(path.shifts)} views",
+                got="another shift",
+            )
 
     def _slices(self, views: ParallelViews, z_mm: list[float], span: tuple[int, int]) -> Iterator[Image]:
         """Reconstruct evenly spaced slices from the parallel views of `span`."""
-        plan, count = self._plan, self._plan.n_planes
-        if plan.stride and z_mm[-1] >= z_mm[0]:
-            zs = plan.planes_mm(z_mm[0])[0] + np.arange((len(z_mm) - 1) * plan.stride + count) * (
-                plan.thickness_mm / count
-            )
-            mu = views.planes(*span, place=(plan.xs, plan.ys, zs))
-            made = [mu[k * plan.stride : k * plan.stride + count].mean(axis=0) for k in range(len(z_mm))]
-        else:
-            made = [views.planes(*span, place=(plan.xs, plan.ys, plan.planes_mm(z))).mean(axis=0) for z in z_mm]
+        plan = self._plan
+        made = plan.stacked(z_mm, lambda zs: views.planes(*span, place=(plan.xs, plan.ys, zs)))
         for mu_slice, z in zip(made, z_mm, strict=True):
-            image = self._plan.image(mu_slice, z, self._n_made)
+            image = plan.image(mu_slice, z, self._n_made, kernel=kernel_name(self.kernel))
             self._n_made += 1
             image = replace(image, last_readout_s=self._received_s)
             yield image.with_verdicts(self._truncation())
@@ -236,20 +220,20 @@ class Axial(_Parallel):
         return replace(super()._path(head), z_step_mm=0.0)
 
     def _started(self, path: Path) -> ParallelViews:
-        capacity = 2 * self._ct.views_per_rotation
+        capacity = 2 * self._ct.views_per_rotation // len(path.shifts)
         return ParallelViews(self._ct, path, kernel=self.kernel, capacity=capacity)
 
     def _ready(self, views: ParallelViews, *, last: int | None) -> Iterator[Image]:
         """Give the slices between the first and the last detector row, once all views of the position are in."""
         if last is None:
             return
-        half = self._ct.views_per_rotation // 2
+        half = views.half
         n_views = last + 1 - views.first
         if n_views < half:
             raise ReconError(
                 f"scan {self._uid}: table position {views.path.z_mm:.1f} mm",
                 expected=f"half a turn and the fan angle: {half + 2 * views.ahead} views",
-                got=f"{views.n_fans}",
+                got=f"{views.n_views}",
                 action="check whether the rotation was cut short",
             )
         first = last + 1 - (n_views // half * half if n_views < len(views.ring) else len(views.ring) // half * half)
@@ -270,8 +254,8 @@ class Helical(_Parallel):
         return "helical"
 
     def _started(self, path: Path) -> ParallelViews:
-        ct, plan, per_turn = self._ct, self._plan, self._ct.views_per_rotation
-        step = abs(path.z_step_mm)
+        ct, plan, per_turn = self._ct, self._plan, self._ct.views_per_rotation // len(path.shifts)
+        step = abs(path.parallel.z_step_mm)
         height = ct.n_rows * ct.pitch_mm[0] / ct.source_detector_mm / 2
         reach = height * (ct.source_isocentre_mm + plan.radius_mm) + plan.thickness_mm / 2
         self._next_mm: float | None = None
@@ -291,7 +275,7 @@ class Helical(_Parallel):
                 action="choose a smaller fov_mm",
             )
         half = per_turn // 2
-        ahead = int(np.ceil(np.abs(columns_of(ct, path.angle_step_rad).later).max())) + 1
+        ahead = int(np.ceil(np.abs(rays_of(ct, path).later).max() / len(path.shifts))) + 1
         self._reach = max(int(np.ceil(reach / step)) + ahead, half // 2 + 1)
         inner = height * ct.source_isocentre_mm + plan.thickness_mm / 2
         self._needed = max(int(np.ceil(inner / step)), half // 2 + 1)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from acquisition.ct_geometry import field_radius_mm, row_pitch_iso_mm
+from acquisition.ct_geometry import patient_axes, row_pitch_iso_mm
 from acquisition.errors import ConfigError, HeaderError
-from acquisition.geometry import Grid
+from acquisition.geometry import Grid, Vector
 from acquisition.items import Image, Position, Provenance
 from acquisition.scan import CtHeader, Scan
 
@@ -23,9 +24,11 @@ class SlicePlan:
     """Where the slices lie: `xs`, `ys`, and thickness made of thinner planes."""
 
     xs: Floats
-    """x of the pixels, LPS [mm]."""
+    """x of the pixels in the gantry [mm]."""
     ys: Floats
-    """y of the pixels, LPS [mm]."""
+    """y of the pixels in the gantry [mm]."""
+    axes: tuple[Vector, Vector, Vector]
+    """Directions of the gantry's x, y and z in the patient, LPS."""
     thickness_mm: float
     """Of one slice [mm]."""
     increment_mm: float
@@ -53,20 +56,31 @@ class SlicePlan:
         """Return z of the planes of the slice at `z_mm` [mm]."""
         return z_mm + ((np.arange(self.n_planes) + 0.5) / self.n_planes - 0.5) * self.thickness_mm
 
+    def stacked(self, z_mm: list[float], planes: Callable[[Floats], NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        """Return slices at evenly spaced places, averaged over what `planes` makes of the z of their planes [mm]."""
+        count, stride = self.n_planes, self.stride
+        if not stride or z_mm[-1] < z_mm[0]:
+            return [planes(self.planes_mm(z)).mean(axis=0) for z in z_mm]
+        n = (len(z_mm) - 1) * stride + count
+        made = planes(self.planes_mm(z_mm[0])[0] + np.arange(n) * (self.thickness_mm / count))
+        return [made[k * stride : k * stride + count].mean(axis=0) for k in range(len(z_mm))]
+
     def grid(self, z_mm: float) -> Grid:
-        """Return the grid of the slice at `z_mm`."""
+        """Return the grid in the patient of the slice at `z_mm` in the gantry."""
         spacing = (self.increment_mm, float(self.ys[1] - self.ys[0]), float(self.xs[1] - self.xs[0]))
+        x_dir, y_dir, z_dir = self.axes
+        x, y, z = (np.array([self.xs[0], self.ys[0], z_mm]) @ np.array(self.axes)).tolist()
         return Grid(
             shape=(1, len(self.ys), len(self.xs)),
             spacing_mm=spacing,
-            origin_mm=(float(self.xs[0]), float(self.ys[0]), float(z_mm)),
-            x_dir=(1.0, 0.0, 0.0),
-            y_dir=(0.0, 1.0, 0.0),
-            z_dir=(0.0, 0.0, 1.0),
+            origin_mm=(x, y, z),
+            x_dir=x_dir,
+            y_dir=y_dir,
+            z_dir=z_dir,
             thickness_mm=self.thickness_mm,
         )
 
-    def image(self, mu: NDArray[np.float32], z_mm: float, index: int) -> Image:
+    def image(self, mu: NDArray[np.float32], z_mm: float, index: int, **notes: str) -> Image:
         """Return the slice of attenuation `mu` (y, x) [1/mm] in HU."""
         hu = (mu / np.float32(self.mu_water_per_mm) - np.float32(1)) * np.float32(1000)
         hu[~self.covered] = AIR_HU
@@ -75,37 +89,39 @@ class SlicePlan:
             grid=self.grid(z_mm),
             unit="HU",
             position=Position(slice=index),
-            provenance=Provenance(notes={"mu_water": f"{self.mu_water_per_mm:.6g} /mm"}),
+            provenance=Provenance(notes={"mu_water": f"{self.mu_water_per_mm:.6g} /mm", **notes}),
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(kw_only=True)
 class Wanted:
     """What a protocol asks for; 0 leaves the choice to the scan."""
 
-    matrix: int
+    kernel: str | tuple[float, ...] = "standard"
+    """soft, standard, bone, ramp, or modulation values at evenly spaced parts of the Nyquist frequency."""
+    matrix: int = 512
     """Pixels along x and y."""
-    fov_mm: float
+    fov_mm: float = 0.0
     """Field of view [mm]; 0: all that every view sees."""
-    centre_mm: tuple[float, float]
-    """Its centre (x, y), LPS [mm]."""
-    thickness_mm: float
+    centre_mm: tuple[float, float] = (0.0, 0.0)
+    """Centre of the field of view (x, y), LPS [mm]."""
+    thickness_mm: float = 0.0
     """Slice thickness [mm]; 0: one detector row at the axis."""
-    increment_mm: float
+    increment_mm: float = 0.0
     """Distance of slices [mm]; 0: the thickness."""
-    mu_water_per_mm: float
+    mu_water_per_mm: float = 0.0
     """Attenuation of water [1/mm]; 0: the header's."""
 
 
-def planned(scan: Scan, ct: CtHeader, wanted: Wanted) -> SlicePlan:
-    """Return where the slices of a scan lie.
+def planned(scan: Scan, ct: CtHeader, wanted: Wanted, *, radius_mm: float) -> SlicePlan:
+    """Return where the slices of a scan lie whose rays cover `radius_mm` around the axis.
 
     Raises
     ------
     ConfigError
         A size is negative, or the matrix is smaller than 2.
     HeaderError
-        The patient does not lie head first supine, or nobody says how much water attenuates.
+        Nobody knows how the patient lies, or how much water attenuates.
     """
     sizes = (wanted.fov_mm, wanted.thickness_mm, wanted.increment_mm, wanted.mu_water_per_mm)
     if min(sizes) < 0 or wanted.matrix < 2:
@@ -118,19 +134,20 @@ def planned(scan: Scan, ct: CtHeader, wanted: Wanted) -> SlicePlan:
             got="none",
             action="set it in the header or as a parameter of the step",
         )
-    if scan.patient.position not in (None, "HFS"):
-        raise HeaderError(f"scan {scan.uid}: patient position", expected="HFS", got=str(scan.patient.position))
-    radius, row = field_radius_mm(ct), row_pitch_iso_mm(ct)
-    fov = wanted.fov_mm or 2 * radius
+    axes = patient_axes(scan.patient.position)
+    centre = np.array(axes) @ (*wanted.centre_mm, 0.0)
+    row = row_pitch_iso_mm(ct)
+    fov = wanted.fov_mm or 2 * radius_mm
     offsets = ((np.arange(wanted.matrix) + 0.5) / wanted.matrix - 0.5) * fov
-    xs, ys = offsets + wanted.centre_mm[0], offsets + wanted.centre_mm[1]
+    xs, ys = offsets + centre[0], offsets + centre[1]
     thickness = wanted.thickness_mm or row
     return SlicePlan(
         xs=xs,
         ys=ys,
+        axes=axes,
         thickness_mm=thickness,
         increment_mm=wanted.increment_mm or thickness,
         n_planes=max(1, int(np.ceil(thickness / row - 0.25))),
         mu_water_per_mm=float(mu),
-        covered=xs[None, :] ** 2 + ys[:, None] ** 2 <= radius**2,
+        covered=xs[None, :] ** 2 + ys[:, None] ** 2 <= radius_mm**2,
     )

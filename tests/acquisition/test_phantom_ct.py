@@ -7,7 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from acquisition.ct_geometry import checked, detector_columns, fan_angles, focal_spots, row_heights_mm
+from acquisition.ct_geometry import (
+    checked,
+    detector_columns,
+    fan_angles,
+    focal_spots,
+    patient_axes,
+    row_heights_mm,
+)
 from acquisition.errors import ConfigError, HeaderError
 from acquisition.items import Projections, View
 from acquisition.sources.phantom.ct import CtExam, CtSimulation, gantry
@@ -102,3 +109,16 @@ def test_what_cannot_be_measured_is_refused() -> None:
         checked(replace(SMALL, source_detector_mm=500.0), "scan x")
     with pytest.raises(HeaderError, match="expected a CT scan, got modality MR"):
         replace(CtSimulation(CtExam(ct=SMALL)).scan, modality="MR", ct=None).require_ct()
+
+
+def test_the_gantry_knows_how_patients_lie() -> None:
+    """Down in the gantry is what the patient lies on; its z is where the feet-first one has the feet."""
+    below = {"S": (0, 1, 0), "P": (0, -1, 0), "DR": (-1, 0, 0), "DL": (1, 0, 0)}
+    for first, up in (("HF", 1), ("FF", -1)):
+        for side, down in below.items():
+            x, y, z = np.array(patient_axes(first + side))
+            assert y.tolist() == list(down) and z.tolist() == [0, 0, up]
+            np.testing.assert_array_equal(np.cross(x, y), z)
+    assert patient_axes(None) == patient_axes("HFS")
+    with pytest.raises(HeaderError, match=r"patient position: expected HFS, .*, got STANDING"):
+        patient_axes("STANDING")

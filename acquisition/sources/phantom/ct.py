@@ -132,7 +132,12 @@ class CtSimulation:
             protocol_name=f"virtual {self.exam.ct.mode}",
             patient=Patient(id="PHANTOM", name="Phantom^CT", position="HFS"),
             equipment=Equipment(vendor="Isocenter", model="Virtual CT scanner"),
-            ct=self.exam.ct,
+            ct=replace(
+                self.exam.ct,
+                tube_ma=self.exam.ct.ma,
+                rotation_sign=1 if self.exam.direction > 0 else -1,
+                feed_mm=self.exam.feed_mm,
+            ),
         )
 
     @cached_property
