@@ -32,6 +32,8 @@ _VIEWS = 288  # per half turn that are looked at
 _LEAST = 24  # batches without which nothing is concluded
 _FLOOR = 2e-4  # line integral; no mean is trusted beyond it
 _WIDE = 9  # channels around one
+_ENDLESS = 1 << 40
+_ENOUGH = 4  # half turns after which nothing new is learnt: a channel does not drift within seconds
 _STEPS = (1, 2)  # distance of the channels that are compared: fine rings, and broader ones
 _STENCIL = np.array([1, -4, 6, -4, 1]) / 6
 _ROBUST = 1.4826 * 1.2533  # from the median of the deviations to the standard error of a median, for one batch
@@ -98,13 +100,18 @@ class Stripes:
             for step in _STEPS
             if shape[1] > 4 * (REACH + 2) * step
         ]
-        self.n_views = 0
+        self.n_views = self._half_turns = 0
         self.offsets = np.zeros(shape)
 
     @property
     def missing(self) -> int:
         """Views until the half turn is full."""
-        return self._length * _BATCHES - self.n_views
+        return self._length * _BATCHES - self.n_views if not self.settled else _ENDLESS
+
+    @property
+    def settled(self) -> bool:
+        """Whether so many half turns are in that more would change little."""
+        return self._half_turns >= _ENOUGH
 
     @property
     def sure(self) -> NDArray[np.bool_]:
@@ -134,6 +141,7 @@ class Stripes:
         for row in range(len(self.offsets)):
             known = [(s.step, s.mean[row], s.weight[row]) for s in self._scales]
             self.offsets[row] = _offsets(known, self._drift, self.offsets.shape[1])
+        self._half_turns += 1
         self.n_views = 0
 
 
@@ -179,7 +187,7 @@ class Rings:
     """Take the offsets of drifted channels out of the line integrals.
 
     The first half turn is held until the offsets are known; from then on every block passes at once, with what is known
-    by then. Put it between ct.air and ct.beam_hardening.
+    by then (for two turns more is learnt). Put it between ct.air and ct.beam_hardening.
     """
 
     drift: float = 0.02
@@ -226,6 +234,9 @@ class Rings:
                 action="put ct.air before this step",
             )
         self._seen = True
+        if self._stripes.settled:
+            yield self._corrected(item)
+            return
         start = 0
         while start < len(item):
             stop = min(start + self._stripes.missing, len(item))
@@ -235,7 +246,8 @@ class Rings:
             else:
                 self._held.append(replace(part, head=part.head.copy(), data=part.data.copy()))
                 self._known = stop - start == self._stripes.missing
-            self._stripes.add(part.data)
+            if not self._stripes.settled:
+                self._stripes.add(part.data)
             if self._known:
                 yield from self._released()
             start = stop
