@@ -49,8 +49,8 @@ def project(
         for c in range(out.shape[2]):
             first, last, t0, dt, f0, df, steps = _walk(spots[v], columns[v, c], place, (0, ny, ny, nx))
             e0, e1 = (spots[v, 2] - place[4]) / place[5], (columns[v, c, 2] - spots[v, 2]) / place[5]
-            total[:] = 0
-            for i in range(first, last):
+            total[:] = _along(flat[:, 0], (first, last, f0, df), steps) if nz == 1 else real(0)
+            for i in range(first, last if nz > 1 else first):
                 near, after, w0, w1 = _taps(f0 + i * df, i, steps)
                 u0, u1, t = real(w0), real(w1), real(t0 + i * dt)
                 e = real(e0 + (t0 + i * dt) * e1)
@@ -94,6 +94,9 @@ def smear(
             e0, e1 = (spots[v, 2] - place[4]) / place[5], (columns[v, c, 2] - spots[v, 2]) / place[5]
             for r in range(len(rows)):
                 value[r] = lines[v, r, c] * real(_step_mm(spots[v], columns[v, c], heights[r], place))
+            if nz == 1:
+                _spread(flat[:, 0], value.sum(), (first, last, f0, df), steps)
+                continue
             for i in range(first, last):
                 near, after, w0, w1 = _taps(f0 + i * df, i, steps)
                 u0, u1, t = real(w0), real(w1), real(t0 + i * dt)
@@ -109,6 +112,33 @@ def smear(
                 for k in range(low, min(high + 2, nz)):
                     flat[near, k] += u0 * mixed[k]
                     flat[after, k] += u1 * mixed[k]
+
+
+@compiled
+def _along(
+    plane: Reals, way: tuple[int, int, float, float], steps: tuple[int, int, int, int, int]
+) -> np.floating:  # pragma: no cover - compiled
+    """Return the sum of a single plane's voxels along a ray."""
+    first, last, f0, df = way
+    real = plane.dtype.type
+    total = real(0)
+    for i in range(first, last):
+        near, after, w0, w1 = _taps(f0 + i * df, i, steps)
+        total += real(w0) * plane[near] + real(w1) * plane[after]
+    return total
+
+
+@compiled
+def _spread(
+    plane: Reals, value: np.floating, way: tuple[int, int, float, float], steps: tuple[int, int, int, int, int]
+) -> None:  # pragma: no cover - compiled
+    """Add a value to a single plane's voxels along a ray."""
+    first, last, f0, df = way
+    real = plane.dtype.type
+    for i in range(first, last):
+        near, after, w0, w1 = _taps(f0 + i * df, i, steps)
+        plane[near] += real(w0) * value
+        plane[after] += real(w1) * value
 
 
 @compiled
