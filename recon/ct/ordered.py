@@ -72,12 +72,11 @@ def ordered_subsets(
     momentum
         Which part of each step is added to the next.
     report
-        Told after each iteration: its number from 1, the root mean square of the weighted residual on the way, the
-        relative change of the estimate.
+        Told after each iteration: its number from 1, the sum of weighted squares that were not explained on the way,
+        the relative change of the estimate.
     """
     x = ahead = start
     n = len(subsets)
-    total = sum(float(s.weights.double().sum()) for s in subsets)
     for iteration in range(1, n_iterations + 1):
         before, misfit = x, 0.0
         for s in subsets:
@@ -88,7 +87,7 @@ def ordered_subsets(
             ahead = torch.add(new, new - x, alpha=next(momentum))
             x = new
         change = float((x - before).norm() / x.norm().clamp_min(1e-30))
-        report(iteration, math.sqrt(misfit / max(total, 1e-30)), change)
+        report(iteration, misfit, change)
     return x
 
 

@@ -32,7 +32,7 @@ class ConeProjector(LinearOperator):
     head
         The views, dtype `VIEW_HEAD`, shape (n,).
     grid
-        The voxels; x, y and z along the patient's axes.
+        The voxels in the gantry, along its x, y and z.
 
     Raises
     ------
@@ -44,7 +44,7 @@ class ConeProjector(LinearOperator):
 
     def __init__(self, ct: CtHeader, head: NDArray[np.void], grid: Grid) -> None:
         if (grid.x_dir, grid.y_dir, grid.z_dir) != ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)):
-            where, expected = "ConeProjector grid", "x, y, z along the patient's axes"
+            where, expected = "ConeProjector grid", "x, y, z along the gantry's axes"
             raise ReconError(where, expected=expected, got=f"{grid.x_dir}, {grid.y_dir}, {grid.z_dir}")
         super().__init__(grid.shape, (len(head), checked(ct, "ConeProjector").n_rows, ct.n_channels))
         self.ct, self.head, self.grid = ct, head, grid
@@ -66,7 +66,7 @@ class ConeProjector(LinearOperator):
         def part(at: slice) -> None:
             project(volume, self._place, self._spots[at], self._columns[at], self._heights, out[at])
 
-        _shared(part, self.range[0])
+        shared(part, self.range[0])
         return torch.from_numpy(out)
 
     def _adjoint(self, y: Tensor) -> Tensor:
@@ -80,11 +80,11 @@ class ConeProjector(LinearOperator):
             slab = (at.start, volume[at])
             smear(lines, self._place, self._spots, self._columns, self._heights, slab)
 
-        _shared(part, ny)
+        shared(part, ny)
         return torch.from_numpy(volume).permute(2, 0, 1).contiguous()
 
 
-def _shared(part: Callable[[slice], None], n: int) -> None:
+def shared(part: Callable[[slice], None], n: int) -> None:
     """Do n things in as many parts as there are threads."""
     n_parts = max(1, min(torch.get_num_threads(), n))
     edges = [n * k // n_parts for k in range(n_parts + 1)]

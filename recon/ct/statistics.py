@@ -6,13 +6,13 @@ of a ray is ``N^2 / (N + s^2)`` (Sauer and Bouman, IEEE Trans Signal Process 199
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import median_filter
 
 from acquisition.scan import CtHeader
+
+Floats = NDArray[np.float64]
 
 _MOST = 1e7  # photons; lines without noise are not trusted more than this
 _LEAST = 1.0
@@ -21,47 +21,56 @@ _NORMAL = 0.3186  # lower quartile of |x| for a normal x of standard deviation 1
 _WIDTH = 31  # channels over which the bowtie's profile is smoothed
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Photons:
-    """What arrives without an object."""
+def estimated(lines: NDArray[np.float32], current: Floats) -> Floats:
+    """Return the photons of each channel without an object and at current 1, shape (n_channels,), read from the noise.
 
-    counts: NDArray[np.float64]
-    """Photons of each channel at the calibration's tube current, shape (n_channels,)."""
-    electronic: float
-    """Standard deviation of the electronic noise [counts]."""
-
-
-def estimated(ct: CtHeader, head: NDArray[np.void], lines: NDArray[np.float32], *, electronic: float) -> Photons:
-    """Read the photons of each channel from the noise of neighbouring lines.
-
-    ``N0(c) = 1 / Var(noise(c) sqrt(ma e^-p / ma0))``. The noise is what a cubic difference leaves, along channels,
+    ``N0(c) = 1 / Var(noise(c) sqrt(current e^-p))``. The noise is what a cubic difference leaves, along channels,
     views or rows, whichever finds the least: an edge only ever adds to it. The variance is that of a normal
     distribution with the same lower quartile of absolute values, for the same reason.
+
+    Parameters
+    ----------
+    lines
+        Line integrals (view, row, channel).
+    current
+        Tube current of each view, in any unit, (view, 1).
     """
-    strength = np.sqrt(current(ct, head)[:, None, None] * np.exp(-lines.astype(float)))
+    strength = np.sqrt(current[..., None] * np.exp(-lines.astype(float)))
     found = [_spread(lines, strength, axis) for axis in range(3) if lines.shape[axis] >= len(_CUBIC)]
-    spread = np.min(found, axis=0) if found else np.zeros(ct.n_channels)
+    spread = np.min(found, axis=0) if found else np.zeros(lines.shape[2])
     spread = median_filter(spread, min(_WIDTH, len(spread)), mode="nearest")
-    return Photons(counts=np.clip(1 / np.maximum(spread, 1e-9) ** 2, _LEAST, _MOST), electronic=electronic)
+    return np.clip(1 / np.maximum(spread, 1e-9) ** 2, _LEAST, _MOST)
 
 
-def _spread(lines: NDArray[np.float32], strength: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
-    """Return the standard deviation of the noise of each channel, times the square root of what the object let by."""
-    n = lines.shape[axis] - len(_CUBIC) + 1
-    parts = [np.moveaxis(lines, axis, 0)[k : k + n] * w for k, w in enumerate(_CUBIC)]
-    scaled = np.abs(np.sum(parts, axis=0)) * np.moveaxis(strength, axis, 0)[1 : n + 1]
-    spread = np.quantile(np.moveaxis(scaled, 0, axis), 0.25, axis=(0, 1)) / _NORMAL
-    return np.pad(spread, (1, 2), mode="edge") if axis == 2 else spread
-
-
-def current(ct: CtHeader, head: NDArray[np.void]) -> NDArray[np.float64]:
+def currents(ct: CtHeader, head: NDArray[np.void]) -> Floats:
     """Return the tube current of each view in units of the calibration's, 1 where nobody says, shape (n,)."""
     if not ct.ma or not (head["ma"] > 0).all():
         return np.ones(len(head))
     return head["ma"].astype(float) / ct.ma
 
 
-def trust(ct: CtHeader, head: NDArray[np.void], lines: NDArray[np.float32], photons: Photons) -> NDArray[np.float32]:
-    """Return one over the variance of each line integral, (view, row, channel)."""
-    counts = current(ct, head)[:, None, None] * photons.counts * np.exp(-lines.astype(float))
-    return (counts * counts / (counts + photons.electronic**2 + 1e-30)).astype(np.float32)
+def trust(
+    lines: NDArray[np.float32], unattenuated: NDArray[np.floating], electronic: float
+) -> NDArray[np.float32]:
+    """Return one over the variance of each line integral, (view, row, channel).
+
+    Parameters
+    ----------
+    lines
+        Line integrals (view, row, channel).
+    unattenuated
+        Photons without an object (view, channel).
+    electronic
+        Standard deviation of the electronic noise [photons].
+    """
+    counts = unattenuated[:, None, :] * np.exp(-lines.astype(float))
+    return (counts * counts / (counts + electronic**2 + 1e-30)).astype(np.float32)
+
+
+def _spread(lines: NDArray[np.float32], strength: Floats, axis: int) -> Floats:
+    """Return the standard deviation of the noise of each channel, times the square root of what the object let by."""
+    n = lines.shape[axis] - len(_CUBIC) + 1
+    parts = [np.moveaxis(lines, axis, 0)[k : k + n] * w for k, w in enumerate(_CUBIC)]
+    scaled = np.abs(np.sum(parts, axis=0)) * np.moveaxis(strength, axis, 0)[1 : n + 1]
+    spread = np.quantile(np.moveaxis(scaled, 0, axis), 0.25, axis=(0, 1)) / _NORMAL
+    return np.pad(spread, (1, 2), mode="edge") if axis == 2 else spread
