@@ -46,7 +46,7 @@ _NAME = "archive"
 _PROTOCOL = "ct_helical_chest"
 _SEED = 4
 _BLOCK = 16  # views that the gantry delivers together
-_OVERRANGE = 1.25  # rotations at either end that give no slice
+_OVERRANGE = 1.0  # rotations at either end that give no slice
 _TOLD = 5  # a line for every so many slices
 
 
@@ -96,8 +96,8 @@ def ct_exam(place: House, *, exam: CtExam | None = None, speed: float = 1.0, tel
 
 def header(simulation: CtSimulation) -> Scan:
     """Return the header, with what the console adds: the body part and the range that was planned."""
-    exam, start, end = simulation.exam, *simulation.head["z_mm"][[0, -1]].tolist()
-    planned = (start + _OVERRANGE * exam.feed_mm, end - _OVERRANGE * exam.feed_mm)
+    z, beyond = simulation.head["z_mm"], _OVERRANGE * simulation.exam.feed_mm
+    planned = (float(z[0]) + beyond, float(z[-1]) - beyond)
     return replace(
         simulation.scan,
         protocol_name="chest_helical",
@@ -221,10 +221,8 @@ class _Console:
         n = image.position.slice + 1
         if n % _TOLD == 0:
             waited_ms = 1e3 * (time.monotonic() - image.last_readout_s)
-            z = image.grid.origin_mm[2]
-            self._tell(
-                f"slice {n} at z = {z:.0f} mm, {waited_ms:.0f} ms after its last view; {self._archived()} archived"
-            )
+            place = f"slice {n} at z = {image.grid.origin_mm[2]:.0f} mm"
+            self._tell(f"{place}: made {waited_ms:.0f} ms after its last view; {self._archived()} in the archive")
 
     def text(self, level: str, line: str) -> None:
         """Tell what is said."""
