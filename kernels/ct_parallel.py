@@ -9,6 +9,7 @@ from kernels.compile import compiled
 from kernels.ct_tile import BLOCK, LANES, MISS, TOGETHER, crossing, gather
 
 Floats = NDArray[np.float32]
+_FINE = 8  # steps from column to column between which a single plane need not interpolate
 
 
 @compiled
@@ -338,15 +339,26 @@ def backproject_plane(
         Sums (y, x), added to.
     """
     xs, ys = place
-    n = directions.shape[1]
+    n, dx = directions.shape[1], xs[1] - xs[0]
+    row = np.empty(_FINE * (n - 1) + 1, np.float32)
     for t in range(directions.shape[0]):
-        cos, sin = np.cos(angles[0] + t * angles[1]) / columns[1], np.sin(angles[0] + t * angles[1]) / columns[1]
-        step, top = np.float32(-(xs[1] - xs[0]) * sin), np.float32(n) - np.float32(1.001)
-        row = directions[t]
+        for c in range(n - 1):
+            for k in range(_FINE):
+                part = np.float32(k) / np.float32(_FINE)
+                row[c * _FINE + k] = directions[t, c] + part * (directions[t, c + 1] - directions[t, c])
+        row[len(row) - 1] = directions[t, n - 1]
+        cos, sin = np.cos(angles[0] + t * angles[1]), np.sin(angles[0] + t * angles[1])
+        step = -dx * sin / columns[1] * _FINE
         for y in range(len(ys)):
-            start = np.float32(ys[y] * cos - xs[0] * sin - columns[0] / columns[1])
-            for x in range(len(xs)):
-                at = min(max(start + np.float32(x) * step, np.float32(0)), top)
-                c = np.uint32(np.int32(at))
-                near = row[c]
-                out[y, x] += near + (at - np.float32(np.int32(at))) * (row[c + np.uint32(1)] - near)
+            start = (ys[y] * cos - xs[0] * sin - columns[0]) / columns[1] * _FINE + 0.5
+            low, high = 0.0, float(len(xs))
+            if abs(step) > 1e-9:
+                ends = (-start / step, (len(row) - 1e-3 - start) / step)
+                low, high = max(low, np.ceil(min(ends))), min(high, np.floor(max(ends)))
+            elif not 0 <= start < len(row):
+                continue
+            first, count = int(low), int(high) - int(low)
+            begin, hop = np.float32(start + first * step), np.float32(step)
+            line = out[y, first : first + max(count, 0)]
+            for x in range(len(line)):
+                line[x] += row[np.uint32(np.int32(begin + np.float32(x) * hop))]
