@@ -209,7 +209,7 @@ def _between(
         return (first, last) if low < start < high else (first, first)
     a, b = (low - start) / step, (high - start) / step
     a, b = min(max(min(a, b), first - 1.0), float(last)), max(min(max(a, b), float(last)), first - 1.0)
-    return max(first, int(math.floor(a)) + 1), min(last, int(math.ceil(b)))
+    return max(first, math.floor(a) + 1), min(last, math.ceil(b))
 
 
 @compiled

@@ -26,6 +26,7 @@ from recon.mri.model import CartesianSense, CartesianSeries
 from recon.mri.offresonance import OffResonance
 from recon.nufft import Nufft
 from recon.pet.project import LineProjector
+from recon.pet.psf import GaussianPsf
 
 Shape = tuple[int, ...]
 TOLERANCE = {torch.complex128: 1e-10, torch.complex64: 1e-5}
@@ -105,6 +106,7 @@ ALL: dict[str, Callable[[torch.dtype], LinearOperator]] = {
     "ConeProjector, helical": lambda dtype: cone((6, 3, 2), "helical"),
     "LineProjector": lambda dtype: lines_of_response(1),
     "LineProjector, time of flight": lambda dtype: lines_of_response(9),
+    "GaussianPsf": lambda dtype: GaussianPsf(lines_of_response(1).grid, 30.0),
     "Sampling @ Fourier @ Coils": sense,
     "adjoint of it": lambda dtype: sense(dtype).H,
     "gram of it": lambda dtype: sense(dtype).gram,
