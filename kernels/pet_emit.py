@@ -26,9 +26,13 @@ Source = tuple[Floats, Floats, Floats, Ints, Ints, int]
 """Centres, matrices, inverse matrices, which solid, parents (n,) of the activity, and which of them emits."""
 Gantry = tuple[int, int, float, float, float, int]
 """Rings, crystals per ring, radius [mm], pitch [mm], angle of crystal 0 [rad], turn."""
+State = NDArray[np.uint64]
+"""One number: where a sequence of random numbers has got to."""
 Detection = tuple[Floats, float, float, float, float]
 """Probability that each detector counts a photon of 511 keV that hits it; energy window [keV]; standard deviation at
 511 keV [keV]; mu_max [1/mm]."""
+Setup = tuple[Gantry, Detection, tuple[float, float, int]]
+"""Gantry, detection, and (largest `reach` / 2, radius within which lines count [mm], 1 with scatter and 0 without)."""
 
 
 @compiled
@@ -36,8 +40,8 @@ def emit(
     n_decays: int,
     source: Source,
     bodies: Bodies,
-    setup: tuple[Gantry, Detection, tuple[float, float, int]],
-    rng: np.random.Generator,
+    setup: Setup,
+    state: State,
     out: tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.uint8]],
 ) -> int:  # pragma: no cover - compiled
     """Let so many decays happen; return how many coincidences were counted.
@@ -52,29 +56,30 @@ def emit(
     source, bodies
         Activity and attenuation [1/mm].
     setup
-        Gantry, detection, and (largest `reach`, radius within which lines count [mm], 1 with scatter and 0 without).
-    rng
-        Source of chance.
+        The scanner.
+    state
+        Of the sequence of random numbers; goes on.
     out
         Detectors (n, 2), place along the line from its middle towards the second detector [mm], kind; n >= n_decays.
     """
     gantry, detection, (most, fov, scatter) = setup
     count = 0
     for _ in range(n_decays):
-        p = _point(source, rng)
-        if not _belongs(p, source):
+        p = _point(source, state)
+        x, y = 2 * _draw(state) - 1, 2 * _draw(state) - 1
+        while x * x + y * y > 1 or x * x + y * y == 0:
+            x, y = 2 * _draw(state) - 1, 2 * _draw(state) - 1
+        length = np.sqrt(x * x + y * y)
+        low, high = reach(p, (x / length, y / length), gantry)
+        if _draw(state) * most * 2 > high - low or not _belongs(p, source):
             continue
-        low, high = reach(p, gantry)
-        if rng.random() * most * 2 > high - low:
-            continue
-        cos = low + (high - low) * rng.random()
-        phi = 2 * np.pi * rng.random()
-        sin = np.sqrt(1 - cos * cos)
-        u = (sin * np.cos(phi), sin * np.sin(phi), cos)
+        cos = low + (high - low) * _draw(state)
+        sin = np.sqrt(1 - cos * cos) / length
+        u = (sin * x, sin * y, cos)
         one, way_one = hit(p, u, gantry)
-        if one < 0 or rng.random() > detection[0][one] or rng.random() > np.exp(-depth(p, u, bodies)):
+        if one < 0 or _draw(state) > detection[0][one] or _draw(state) > np.exp(-depth(p, u, bodies)):
             continue
-        other, way_other, kind = _partner(p, (-u[0], -u[1], -u[2]), bodies, (gantry, detection, scatter), rng)
+        other, way_other, kind = _partner(p, (-u[0], -u[1], -u[2]), bodies, (gantry, detection, scatter), state)
         if other < 0 or other == one or line_distance(one, other, gantry) > fov:
             continue
         away = 0.5 * (way_one - way_other)
@@ -92,28 +97,28 @@ def _partner(
     u: tuple[float, float, float],
     bodies: Bodies,
     setup: tuple[Gantry, Detection, int],
-    rng: np.random.Generator,
+    state: State,
 ) -> tuple[int, float, int]:  # pragma: no cover - compiled
     """Follow the second photon; return detector (-1: lost), way [mm] and kind."""
     gantry, (chance, low, high, sigma, mu_max), scatter = setup
-    way = _flight(p, u, bodies, mu_max, rng)
+    way = _flight(p, u, bodies, mu_max, state)
     if way < 0:
         detector, length = hit(p, u, gantry)
-        if detector < 0 or rng.random() > chance[detector] or (scatter and rng.random() < 0.5):
+        if detector < 0 or _draw(state) > chance[detector] or (scatter and _draw(state) < 0.5):
             return -1, 0.0, TRUE
         return detector, length, TRUE
     if not scatter:
         return -1, 0.0, SCATTERED
-    cos = _klein_nishina(rng)
+    cos = _klein_nishina(state)
     energy = _KEV / (2 - cos)
-    if rng.random() * _window(_KEV, low, high, sigma) > _window(energy, low, high, sigma):
+    if _draw(state) * _window(_KEV, low, high, sigma) > _window(energy, low, high, sigma):
         return -1, 0.0, SCATTERED
     q = (p[0] + way * u[0], p[1] + way * u[1], p[2] + way * u[2])
-    v = _turned(u, cos, 2 * np.pi * rng.random())
+    v = _turned(u, cos, 2 * np.pi * _draw(state))
     detector, length = hit(q, v, gantry)
-    if detector < 0 or rng.random() > chance[detector]:
+    if detector < 0 or _draw(state) > chance[detector]:
         return -1, 0.0, SCATTERED
-    if rng.random() > np.exp(-depth(q, v, bodies) * cross_section(energy) / cross_section(_KEV)):
+    if _draw(state) > np.exp(-depth(q, v, bodies) * cross_section(energy) / cross_section(_KEV)):
         return -1, 0.0, SCATTERED
     return detector, way + length, SCATTERED
 
@@ -134,11 +139,11 @@ def singles(
 
 
 @compiled
-def sources(source: Source, rng: np.random.Generator, out: Floats) -> int:  # pragma: no cover - compiled
+def sources(source: Source, state: State, out: Floats) -> int:  # pragma: no cover - compiled
     """Draw points (n, 3) in the emitting solid; return how many are not in a solid within it."""
     count = 0
     for _ in range(len(out)):
-        p = _point(source, rng)
+        p = _point(source, state)
         if _belongs(p, source):
             out[count, 0], out[count, 1], out[count, 2] = p
             count += 1
@@ -146,15 +151,15 @@ def sources(source: Source, rng: np.random.Generator, out: Floats) -> int:  # pr
 
 
 @compiled
-def reach(p: tuple[float, float, float], gantry: Gantry) -> tuple[float, float]:  # pragma: no cover - compiled
-    """Return the range of axial direction cosines outside which no photon from `p` meets the rings."""
-    near = gantry[2] - np.sqrt(p[0] * p[0] + p[1] * p[1])
+def reach(
+    p: tuple[float, float, float], e: tuple[float, float], gantry: Gantry
+) -> tuple[float, float]:  # pragma: no cover - compiled
+    """Return the axial direction cosines between which a photon from `p` with the azimuth `e` meets the rings."""
+    b = p[0] * e[0] + p[1] * e[1]
+    way = np.sqrt(b * b + gantry[2] * gantry[2] - p[0] * p[0] - p[1] * p[1]) - b
     half = 0.5 * gantry[0] * gantry[3]
     below, above = -half - p[2], half - p[2]
-    far = 2 * gantry[2] - near
-    low = below / np.sqrt(below * below + (near * near if below < 0 else far * far))
-    high = above / np.sqrt(above * above + (near * near if above > 0 else far * far))
-    return low, high
+    return below / np.sqrt(below * below + way * way), above / np.sqrt(above * above + way * way)
 
 
 @compiled
@@ -190,19 +195,8 @@ def depth(
     centres, inverse, shapes, values = bodies
     total = 0.0
     for n in range(len(shapes)):
-        m = inverse[n]
-        x, y, z = p[0] - centres[n, 0], p[1] - centres[n, 1], p[2] - centres[n, 2]
-        q = (
-            m[0, 0] * x + m[0, 1] * y + m[0, 2] * z,
-            m[1, 0] * x + m[1, 1] * y + m[1, 2] * z,
-            m[2, 0] * x + m[2, 1] * y + m[2, 2] * z,
-        )
-        d = (
-            m[0, 0] * u[0] + m[0, 1] * u[1] + m[0, 2] * u[2],
-            m[1, 0] * u[0] + m[1, 1] * u[1] + m[1, 2] * u[2],
-            m[2, 0] * u[0] + m[2, 1] * u[1] + m[2, 2] * u[2],
-        )
-        low, high = _interval(q, d, shapes[n])
+        q = _times(inverse, n, (p[0] - centres[n, 0], p[1] - centres[n, 1], p[2] - centres[n, 2]))
+        low, high = _interval(q, _times(inverse, n, u), shapes[n])
         if high > 0 and high > low:
             total += values[n] * (high - max(low, 0.0))
     return total
@@ -214,7 +208,7 @@ def value_at(x: float, y: float, z: float, bodies: Bodies) -> float:  # pragma: 
     centres, inverse, shapes, values = bodies
     total = 0.0
     for n in range(len(shapes)):
-        if _inside(x - centres[n, 0], y - centres[n, 1], z - centres[n, 2], inverse[n], shapes[n]):
+        if _inside((x, y, z), n, centres, inverse, shapes):
             total += values[n]
     return total
 
@@ -225,44 +219,45 @@ def _flight(
     u: tuple[float, float, float],
     bodies: Bodies,
     mu_max: float,
-    rng: np.random.Generator,
+    state: State,
 ) -> float:  # pragma: no cover - compiled
     """Return how far a photon flies before it interacts [mm], -1 where it leaves (Woodcock tracking)."""
+    centres, inverse, shapes, _ = bodies
     end = 0.0
-    for n in range(len(bodies[2])):
-        m = bodies[1][n]
-        x, y, z = p[0] - bodies[0][n, 0], p[1] - bodies[0][n, 1], p[2] - bodies[0][n, 2]
-        q = (
-            m[0, 0] * x + m[0, 1] * y + m[0, 2] * z,
-            m[1, 0] * x + m[1, 1] * y + m[1, 2] * z,
-            m[2, 0] * x + m[2, 1] * y + m[2, 2] * z,
-        )
-        d = (
-            m[0, 0] * u[0] + m[0, 1] * u[1] + m[0, 2] * u[2],
-            m[1, 0] * u[0] + m[1, 1] * u[1] + m[1, 2] * u[2],
-            m[2, 0] * u[0] + m[2, 1] * u[1] + m[2, 2] * u[2],
-        )
-        low, high = _interval(q, d, bodies[2][n])
+    for n in range(len(shapes)):
+        q = _times(inverse, n, (p[0] - centres[n, 0], p[1] - centres[n, 1], p[2] - centres[n, 2]))
+        low, high = _interval(q, _times(inverse, n, u), shapes[n])
         if high > low:
             end = max(end, high)
     t = 0.0
     while mu_max > 0:
-        t -= np.log(1 - rng.random()) / mu_max
+        t -= np.log(1 - _draw(state)) / mu_max
         if t >= end:
             break
         here = value_at(p[0] + t * u[0], p[1] + t * u[1], p[2] + t * u[2], bodies)
-        if rng.random() * mu_max < here:
+        if _draw(state) * mu_max < here:
             return t
     return -1.0
 
 
 @compiled
-def _klein_nishina(rng: np.random.Generator) -> float:  # pragma: no cover - compiled
+def _draw(state: State) -> float:  # pragma: no cover - compiled
+    """Return a number from 0 to below 1 (SplitMix64, DOI 10.1145/2660193.2660195; six times as fast as PCG here)."""
+    state[0] += np.uint64(0x9E3779B97F4A7C15)
+    z = state[0]
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z = z ^ (z >> np.uint64(31))
+    return (z >> np.uint64(11)) * (1.0 / 9007199254740992.0)
+
+
+@compiled
+def _klein_nishina(state: State) -> float:  # pragma: no cover - compiled
     """Draw the cosine of the scattering angle at 511 keV."""
     while True:
-        cos = 2 * rng.random() - 1
+        cos = 2 * _draw(state) - 1
         ratio = 1 / (2 - cos)
-        if 2 * rng.random() < ratio * ratio * (ratio + 1 / ratio - 1 + cos * cos):
+        if 2 * _draw(state) < ratio * ratio * (ratio + 1 / ratio - 1 + cos * cos):
             return cos
 
 
@@ -296,45 +291,51 @@ def _turned(
 
 
 @compiled
-def _point(source: Source, rng: np.random.Generator) -> tuple[float, float, float]:  # pragma: no cover - compiled
+def _point(source: Source, state: State) -> tuple[float, float, float]:  # pragma: no cover - compiled
     """Draw a point in the emitting solid."""
     centres, matrices, _, shapes, _, n = source
     while True:
-        a, b, c = 2 * rng.random() - 1, 2 * rng.random() - 1, 2 * rng.random() - 1
+        a, b, c = 2 * _draw(state) - 1, 2 * _draw(state) - 1, 2 * _draw(state) - 1
         if shapes[n] == _BALL and a * a + b * b + c * c > 1:
             continue
         if shapes[n] == _CYLINDER and a * a + b * b > 1:
             continue
-        m = matrices[n]
-        return (
-            centres[n, 0] + m[0, 0] * a + m[0, 1] * b + m[0, 2] * c,
-            centres[n, 1] + m[1, 0] * a + m[1, 1] * b + m[1, 2] * c,
-            centres[n, 2] + m[2, 0] * a + m[2, 1] * b + m[2, 2] * c,
-        )
+        x, y, z = _times(matrices, n, (a, b, c))
+        return centres[n, 0] + x, centres[n, 1] + y, centres[n, 2] + z
 
 
 @compiled
 def _belongs(p: tuple[float, float, float], source: Source) -> bool:  # pragma: no cover - compiled
     """Return whether a point of the emitting solid is in none of its children."""
     centres, _, inverse, shapes, parents, n = source
+    found = False
     for k in range(len(shapes)):
-        if parents[k] == n and _inside(
-            p[0] - centres[k, 0], p[1] - centres[k, 1], p[2] - centres[k, 2], inverse[k], shapes[k]
-        ):
-            return False
-    return True
+        found = found or (parents[k] == n and _inside(p, k, centres, inverse, shapes))
+    return not found
 
 
 @compiled
-def _inside(x: float, y: float, z: float, m: Floats, shape: int) -> bool:  # pragma: no cover - compiled
-    a = m[0, 0] * x + m[0, 1] * y + m[0, 2] * z
-    b = m[1, 0] * x + m[1, 1] * y + m[1, 2] * z
-    c = m[2, 0] * x + m[2, 1] * y + m[2, 2] * z
-    if shape == _BALL:
+def _inside(
+    p: tuple[float, float, float], n: int, centres: Floats, inverse: Floats, shapes: Ints
+) -> bool:  # pragma: no cover - compiled
+    a, b, c = _times(inverse, n, (p[0] - centres[n, 0], p[1] - centres[n, 1], p[2] - centres[n, 2]))
+    if shapes[n] == _BALL:
         return a * a + b * b + c * c <= 1
-    if shape == _CYLINDER:
+    if shapes[n] == _CYLINDER:
         return a * a + b * b <= 1 and abs(c) <= 1
     return abs(a) <= 1 and abs(b) <= 1 and abs(c) <= 1
+
+
+@compiled
+def _times(
+    m: Floats, n: int, u: tuple[float, float, float]
+) -> tuple[float, float, float]:  # pragma: no cover - compiled
+    """Return matrix `n` of `m` times a vector."""
+    return (
+        m[n, 0, 0] * u[0] + m[n, 0, 1] * u[1] + m[n, 0, 2] * u[2],
+        m[n, 1, 0] * u[0] + m[n, 1, 1] * u[1] + m[n, 1, 2] * u[2],
+        m[n, 2, 0] * u[0] + m[n, 2, 1] * u[1] + m[n, 2, 2] * u[2],
+    )
 
 
 @compiled

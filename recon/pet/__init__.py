@@ -1,1 +1,1 @@
-"""PET: from coincidences to activity."""
+"""PET: from coincidences to Bq/mL."""

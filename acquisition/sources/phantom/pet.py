@@ -7,7 +7,9 @@ drawn from the exam's seed; block n is the same whether or not those before it w
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
@@ -25,14 +27,15 @@ from acquisition.sources.phantom.objects import Ellipsoid
 from acquisition.sources.phantom.pet_exam import F18, LIGHT_MM_PER_S, PetExam
 from acquisition.sources.phantom.pet_objects import PetObject
 from kernels.ct_lines import solid_lines
-from kernels.pet_emit import Bodies, Gantry, emit, singles, sources
+from kernels.pet_emit import Bodies, Gantry, Setup, Source, State, emit, singles, sources
 
 Floats = NDArray[np.float64]
 TRUE, SCATTERED, RANDOM = 0, 1, 2
 """Kinds of coincidences in `PetSimulation.labelled`."""
 
 _SIGMA = 1 / np.sqrt(8 * np.log(2))
-_CHUNK = 1 << 20
+_CHUNK = 1 << 18
+_THREADS = min(4, os.cpu_count() or 1)
 _POINTS = 400
 _LEVELS = 10  # depths of breath told apart
 SCATTERED_SINGLES = 0.6
@@ -194,16 +197,15 @@ class PetSimulation:
         parts = state.object.activity.ellipsoids
         shapes = np.array([e.shape for e in parts])
         shared = (*_arrays(parts), shapes, np.array([e.parent for e in parts]))
-        found = []
-        out = (np.empty((_CHUNK, 2), np.int32), np.empty(_CHUNK, np.float32), np.empty(_CHUNK, np.uint8))
+        tasks = []
         for n, rate in enumerate(state.rates.tolist()):
             most = self._most(parts[n])
-            left = int(rng.poisson(rate * seconds * most))
+            decays = int(rng.poisson(rate * seconds * most))
             setup = (self._gantry, detection, (most, exam.fov_mm, int(scatter)))
-            while left > 0:
-                count = emit(min(left, _CHUNK), (*shared, n), state.bodies, setup, rng, out)
-                found.append(tuple(a[:count].copy() for a in out))
-                left -= _CHUNK
+            sizes = [min(_CHUNK, decays - k) for k in range(0, decays, _CHUNK)]
+            tasks += [(size, (*shared, n), state.bodies, setup, _seed(rng)) for size in sizes]
+        with ThreadPoolExecutor(_THREADS) as pool:
+            found = list(pool.map(_emitted, tasks))
         if not found:
             return np.zeros((0, 2), np.int32), np.zeros(0), np.zeros(0, np.uint8)
         pairs, away, kind = (np.concatenate(a) for a in zip(*found, strict=True))
@@ -265,7 +267,7 @@ class PetSimulation:
         normals = -place * [1, 1, 0] / np.hypot(place[:, :1], place[:, 1:2])
         for n, rate in enumerate(rates.tolist()):
             points = np.empty((int(np.ceil(_POINTS * rate / max(rates.sum(), 1e-300))), 3))
-            count = sources((*shared, n), rng, points)
+            count = sources((*shared, n), _seed(rng), points)
             part = np.empty(len(total))
             singles(points[:count], place, -normals, bodies, part)
             total += part * rate / max(len(points), 1)
@@ -315,3 +317,17 @@ def _arrays(parts: tuple[Ellipsoid, ...]) -> tuple[Floats, Floats, Floats]:
     """Return centres, matrices and inverse matrices."""
     matrices = np.array([e.matrix for e in parts])
     return np.array([e.centre for e in parts]), matrices, np.linalg.inv(matrices)
+
+
+def _seed(rng: np.random.Generator) -> State:
+    return rng.integers(0, 2**64, 1, np.uint64)
+
+
+def _emitted(
+    task: tuple[int, Source, Bodies, Setup, State],
+) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.uint8]]:
+    """Return what `kernels.pet_emit.emit` finds in so many decays."""
+    size, source, bodies, setup, state = task
+    out = (np.empty((size, 2), np.int32), np.empty(size, np.float32), np.empty(size, np.uint8))
+    count = emit(size, source, bodies, setup, state, out)
+    return out[0][:count].copy(), out[1][:count].copy(), out[2][:count].copy()

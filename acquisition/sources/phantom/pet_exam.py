@@ -96,7 +96,7 @@ class PetExam:
         if not positive or not 0 < self.efficiency <= 1 or min(self.spread, self.dead_time_s, self.breath_s) < 0:
             raise ConfigError(
                 "PET exam",
-                expected="times and sizes above 0, an efficiency from 0 to 1, spread, dead time and breath of 0 or more",
+                expected="times and sizes above 0, an efficiency of up to 1, spread, dead time and breath of 0 or more",
                 got=f"{self.duration_s} s in {self.block_s} s, window {self.window_ns} ns, {self.fov_mm} mm, "
                 f"efficiency {self.efficiency} +- {self.spread}, dead time {self.dead_time_s} s, {self.breath_s} s",
             )

@@ -123,7 +123,7 @@ def brain(seed: int = 0, *, white_bq_per_ml: float = 8e3) -> PetObject:
     rng = np.random.default_rng([seed, 31])
     names = list(_BRAIN)
     parts, activity = [], []
-    for name, (parent, mu, uptake, centre, axes) in _BRAIN.items():
+    for parent, mu, uptake, centre, axes in _BRAIN.values():
         inner = parent == "white"
         scale = rng.uniform(0.85, 1.0, 3) if inner else np.ones(3)
         above = -1 if parent is None else names.index(parent)
