@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from acquisition.errors import DataError
 from acquisition.items import Events, Image, Item, TimeFrame
 from acquisition.pet_norm import Normalisation, uniform
+from acquisition.pet_randoms import from_delayeds
 from acquisition.scan import PetHeader, Tracer
 from recon.pet.project import Bins, Pairs, check_pairs
 from recon.pet.sensitivity import Attenuation, LineModel, attenuation_of
@@ -79,12 +80,20 @@ class Gathered:
 
     def events(self, frame: TimeFrame) -> tuple[Pairs, Bins | None]:
         """Return detectors and bins of the prompts of the blocks that begin in a frame."""
-        chosen = [b for b in self.blocks if frame.start_s - 1e-6 <= b.start_s < frame.stop_s - 1e-6]
+        chosen = self._within(frame)
         pairs = np.concatenate([b.prompts for b in chosen]) if chosen else np.zeros((0, 2), np.int32)
         if self.pet.n_tof < 2:
             return pairs, None
         bins = [b.tof for b in chosen if b.tof is not None]
         return pairs, np.concatenate(bins) if bins else np.zeros(0, np.int16)
+
+    def delayeds(self, frame: TimeFrame) -> Pairs:
+        """Return the detectors of the delayed coincidences of the blocks that begin in a frame."""
+        chosen = [b.delayeds for b in self._within(frame)]
+        return np.concatenate(chosen) if chosen else np.zeros((0, 2), np.int32)
+
+    def _within(self, frame: TimeFrame) -> list[Events]:
+        return [b for b in self.blocks if frame.start_s - 1e-6 <= b.start_s < frame.stop_s - 1e-6]
 
     def _put(self, item: Events) -> None:
         check_pairs(item.prompts, self.pet.n_rings * self.pet.n_crystals)
@@ -102,6 +111,22 @@ class Gathered:
             if not fine:
                 raise DataError(f"{self.where}: events", expected=expected, got=got, action="check the source")
         self.blocks.append(item)
+
+
+@dataclass(frozen=True, slots=True)
+class DelayedRandoms:
+    """Randoms of each frame, from its own delayed coincidences."""
+
+    data: Gathered
+    """The scan."""
+    name: str = "randoms"
+    """What it is."""
+
+    def expected(self, pairs: Pairs, tof: Bins | None, frame: TimeFrame) -> NDArray[np.float32]:
+        """Return the randoms expected in a frame on each line and time-of-flight bin (event,)."""
+        norm = self.data.normalisation or uniform(self.data.pet)
+        found = from_delayeds(self.data.pet, self.data.delayeds(frame), fov_mm=norm.fov_mm)
+        return found.per_bin(pairs).astype(np.float32)
 
 
 def equivalent_s(frame: TimeFrame, tracer: Tracer | None) -> float:

@@ -22,7 +22,7 @@ from acquisition.items import Image, Item, Position, Provenance, TimeFrame
 from acquisition.pet_geometry import checked
 from acquisition.scan import Scan, Tracer
 from acquisition.verdict import Level, Verdict
-from recon.pet.gather import Gathered, equivalent_s
+from recon.pet.gather import DelayedRandoms, Gathered, equivalent_s
 from recon.pet.likelihood import ListMode, Relaxation, bsrem, osem
 from recon.pet.prior import RelativeDifference
 from recon.pet.project import Bins, Pairs
@@ -93,6 +93,9 @@ class _ListModeStep(VoxelOptions):
             raise ReconError(
                 f"scan {self._scan.uid}", expected="coincidences", got="none", action="check whether it was cut short"
             )
+        names = {b.name for b in self._data.backgrounds}
+        if "randoms" not in names and any(len(b.delayeds) for b in self._data.blocks):
+            self._data.takes(DelayedRandoms(self._data))
         model = self._data.model
         found = CACHE.get(model, self._grid)
         seen = torch.where(inside(self._grid), self._psf.adjoint(found.image), 0.0)
@@ -192,7 +195,7 @@ class Bsrem(_ListModeStep):
 
     n_iterations: int = 12
     """How often all events are used."""
-    beta: float = 0.2
+    beta: float = 0.1
     """Strength of the prior, against one count: its local weight is the root of the expected counts per voxel."""
     gamma: float = 2.0
     """How much edges are kept."""
