@@ -17,6 +17,7 @@ from integration.delivery.spool import Spool, digest, write_durably
 from integration.dicom.common import DicomInstance
 from integration.dicom.ct import CtSeries
 from integration.dicom.mr import MrSeries
+from integration.dicom.pet import PetSeries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +48,7 @@ class Series(Protocol):
         """Return one object per slice."""
 
 
-MAKERS: dict[str, Callable[[Scan, str], Series]] = {"CT": CtSeries, "MR": MrSeries}
+MAKERS: dict[str, Callable[[Scan, str], Series]] = {"CT": CtSeries, "MR": MrSeries, "PT": PetSeries}
 """By modality."""
 
 

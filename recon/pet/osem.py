@@ -160,6 +160,7 @@ class _ListModeStep(VoxelOptions):
                 "decay_corrected_to": self.decay_to if tracer else "none",
                 "corrected": notes["corrected"],
                 "quantitative": "no" if verdict.level is Level.FLAG else "yes",
+                "n_frames": str(len(self._frames())),
                 "method": self._name,
             },
         ).with_verdicts(verdict)
@@ -195,7 +196,7 @@ class Bsrem(_ListModeStep):
 
     n_iterations: int = 12
     """How often all events are used."""
-    beta: float = 0.1
+    beta: float = 0.03
     """Strength of the prior, against one count: its local weight is the root of the expected counts per voxel."""
     gamma: float = 2.0
     """How much edges are kept."""

