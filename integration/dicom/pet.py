@@ -41,8 +41,8 @@ _NUCLIDES = {
     "^124^Iodine": "C-114A5",
 }
 """CID 4020."""
-_ENTRY = {"H": ("F-10470", "headfirst"), "F": ("F-10480", "feet-first")}
-_LYING = {"S": ("F-10340", "supine"), "P": ("F-10310", "prone")}
+_ENTRY = {"H": ("102540008", "headfirst"), "F": ("102541007", "feet-first")}
+_LYING = {"S": ("40199007", "supine"), "P": ("1240000", "prone")}
 """CID 21 and 20, by letter of the patient's position."""
 _METHODS = {
     "RAN": "RandomsCorrectionMethod",
@@ -256,7 +256,7 @@ def _orientation(position: str | None) -> Elements:
     recumbent: list[Elements] = []
     if lying in _LYING and len(position or "") == 3:
         modifier: list[Elements] = [_code(*_LYING[lying])]
-        recumbent = [_code("F-10450", "recumbent") | {"PatientOrientationModifierCodeSequence": modifier}]
+        recumbent = [_code("102538003", "recumbent") | {"PatientOrientationModifierCodeSequence": modifier}]
     return {
         "PatientOrientationCodeSequence": recumbent,
         "PatientGantryRelationshipCodeSequence": [_code(*_ENTRY[entry])] if entry in _ENTRY else [],
@@ -264,4 +264,5 @@ def _orientation(position: str | None) -> Elements:
 
 
 def _code(value: str, meaning: str) -> Elements:
-    return {"CodeValue": value, "CodingSchemeDesignator": "SRT", "CodeMeaning": meaning}
+    scheme = "SCT" if value.isdecimal() else "SRT"
+    return {"CodeValue": value, "CodingSchemeDesignator": scheme, "CodeMeaning": meaning}

@@ -159,7 +159,7 @@ def test_the_prior_takes_noise_away_and_not_activity() -> None:
     smooth, *_ = corrected(Bsrem(**VOXELS, n_iterations=8, n_subsets=4), events())
     inner = disc(noisy.grid, 30.0)[2:-2]
     assert smooth.data[2:-2][inner].std() < 0.5 * noisy.data[2:-2][inner].std()
-    assert middle(smooth) == pytest.approx(middle(noisy), rel=0.02)
+    assert middle(smooth) == pytest.approx(middle(noisy), rel=0.03)
 
 
 def test_background_is_undone_only_where_it_is_known() -> None:
