@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.ndimage import label, map_coordinates, median_filter
+from scipy.ndimage import map_coordinates, median_filter
 from scipy.optimize import least_squares
 
 from acquisition.ct import Air, BeamHardening
@@ -31,6 +31,12 @@ pytestmark = pytest.mark.data
 DISCS = {"solid_disc_subsample73.mat": 0.02, "ta_subsample73.mat": 0.02, "tb_subsample_90.mat": 0.05}
 """File -> how far its edges may lie off a circle, root mean square [mm]; an element is 0.15 mm wide at the axis."""
 RADIUS_MM = 35.0
+HOLES_MM = (
+    *((-15.8, -16.7), (2.9, -21.9), (20.9, -10.5), (-22.8, 0.0), (-7.6, -5.3), (6.1, -7.6)),
+    *((10.5, 3.4), (21.9, 8.2), (-9.5, 11.8), (-17.1, 17.7), (2.3, 18.6), (16.2, 19.6)),
+)
+BARS_MM = ((4.8, -14.8), (-7.6, 2.3), (15.8, 7.0), (-19.9, 9.5), (-2.3, 16.2))
+"""What tb shows, (x, y) from its centre [mm]."""
 ACRYLIC = 0.04  # attenuation that the calibration gives acrylic [1/mm]
 
 
@@ -118,7 +124,7 @@ def test_a_limited_angle_is_refused_by_filtered_backprojection(data_dir: Path, n
 
 @pytest.mark.parametrize("step", [Axial, Cone])
 def test_a_real_disc_is_round_and_with_its_own_calibration_uniform(calibrated, step: type) -> None:
-    """At 45 kV the middle reads 24 % less than the rim at 25 mm; after ct.beam_hardening 0.7 %."""
+    """At 45 kV 28 mm from the middle reads 20 % more than the middle; after ct.beam_hardening 0.8 % less."""
     scan, full, coefficients, disc = calibrated
     wanted = {"matrix": 256, "fov_mm": 80.0, "kernel": "soft"}
     bent = slice_in(through(scan, [full], step(**wanted)))
@@ -158,7 +164,7 @@ def reprojected(scan: Scan, head: np.ndarray, mask: Slice) -> np.ndarray:
     way = elements[..., :2] - spots
     length = np.hypot(way[..., 0], way[..., 1])
     total = np.zeros(length.shape)
-    middle, half, step = scan.require_ct().source_isocentre_mm, 42.0, 0.25
+    middle, half, step = scan.require_ct().source_isocentre_mm, 37.0, 0.5
     for reach in np.arange(middle - half, middle + half, step):
         x, y = np.moveaxis(spots + way * (reach / length)[..., None], -1, 0)
         at = [(y - mask.ys_mm[0]) / mask.pixel_mm, (x - mask.xs_mm[0]) / mask.pixel_mm]
@@ -167,32 +173,45 @@ def reprojected(scan: Scan, head: np.ndarray, mask: Slice) -> np.ndarray:
 
 
 def test_the_holes_of_a_disc_explain_its_projections(data_dir: Path, calibrated) -> None:
-    """90 degrees: what the disc lacks is backprojected, cut out, projected again: 11 holes, 16 % unexplained; 40 % if
-    they were mirrored."""
+    """90 degrees: what the disc lacks is backprojected, held between 0 and 1, projected, and the rest once more.
+
+    14 % are unexplained; 26 % or more where the picture is mirrored. No truth is published with the data: places of
+    holes and bars are those that were seen.
+    """
     scan, block = helsinki(data_dir / "ct" / "htc2022" / "tb_subsample_90.mat")
     disc, _ = circle(scan, block)
     disc[2] = RADIUS_MM
     straight = lines_of(through(scan, [block], BeamHardening(coefficients=calibrated[2]))).data[:, 0]
     way, off = chords(scan, block.head["angle_rad"], disc)
-    lacking = np.where(np.abs(off) < RADIUS_MM - 0.4, way * ACRYLIC - straight, 0)
+    lacking = np.where(np.abs(off) < RADIUS_MM - 0.4, way - straight / ACRYLIC, 0)
     before, n = 230, 560  # backprojection wants half a turn: the rest is empty
-    padded = np.zeros((n, 1, lacking.shape[1]))
-    padded[before : before + len(block), 0] = lacking
     angles = block.head["angle_rad"][0] - (np.arange(n) - before) * np.pi / 360
-    image = slice_in(through(scan, [views(angles, padded)], Axial(matrix=256, fov_mm=80, kernel="soft")))
-    holes = (mu(image, ACRYLIC) > ACRYLIC / 3).astype(float)
-    names, _ = label(median_filter(holes, 5))
-    sizes = np.bincount(names.ravel())[1:] * image.pixel_mm**2
-    assert 9 <= (sizes > 20).sum() <= 13  # mm^2
+
+    def backprojected(lines: np.ndarray) -> Slice:
+        padded = np.zeros((n, 1, lines.shape[1]))
+        padded[before : before + len(block), 0] = lines * ACRYLIC
+        place = {"matrix": 200, "fov_mm": 76.0, "centre_mm": (float(disc[0]), float(disc[1]))}
+        return slice_in(through(scan, [views(angles, padded)], Axial(kernel="soft", **place)))
+
+    image = backprojected(lacking)
+    within = image.distance_mm((float(disc[0]), float(disc[1]))) < RADIUS_MM - 1
+    holes = np.clip(mu(image, ACRYLIC) / ACRYLIC, 0, 1) * within
+
+    def rest(guess: np.ndarray, some: slice = slice(None)) -> np.ndarray:
+        return lacking[some] - reprojected(scan, block.head[some], replace(image, hu=guess))
+
+    holes = np.clip(holes + mu(backprojected(rest(holes)), ACRYLIC) / ACRYLIC, 0, 1) * within
     some = slice(None, None, 6)
-    measured = lacking[some] / ACRYLIC
 
-    def unexplained(mask: np.ndarray) -> float:
-        made = reprojected(scan, block.head[some], replace(image, hu=mask))
-        return float(np.linalg.norm(made - measured) / np.linalg.norm(measured))
+    def unexplained(guess: np.ndarray) -> float:
+        return float(np.linalg.norm(rest(guess, some)) / np.linalg.norm(lacking[some]))
 
-    assert unexplained(holes) < 0.22
-    assert min(unexplained(np.flip(holes, axis)) for axis in (0, 1, (0, 1))) > 0.32
+    assert unexplained(holes) < 0.16
+    assert min(unexplained(np.flip(holes, axis)) for axis in (0, 1, (0, 1))) > 0.25
+    found = replace(image, hu=holes)
+    deep = [found.disc((disc[0] + x, disc[1] + y), 1.5).mean() for x, y in HOLES_MM]
+    solid = [found.disc((disc[0] + x, disc[1] + y), 0.8).mean() for x, y in BARS_MM]
+    assert min(deep) > 0.45 and max(solid) < 0.2
 
 
 @pytest.fixture(scope="module")
@@ -239,15 +258,15 @@ def test_a_tooth_attenuates_as_much_as_its_projections_say(data_dir: Path, teeth
     image = slice_in(teeth["mended"])
     values = mu(image, 1e-3)
     solid = median_filter(values, 5) > 2e-3
-    assert values[solid].sum() == pytest.approx(mass.mean(), rel=0.02)
+    assert values[solid].sum() == pytest.approx(mass.mean(), rel=0.01)
     held = np.where(solid, values, 0)
     assert held.sum(axis=0) @ image.xs_mm / held.sum() == pytest.approx(x, abs=1.0)
     assert held.sum(axis=1) @ image.ys_mm / held.sum() == pytest.approx(y, abs=1.0)
     assert np.hypot(x, y) > 20  # so a flip would show
     counts, edges = np.histogram(values[solid], bins=100, range=(0, 0.012))
-    dentine = edges[50 * 0 + np.argmax(np.where(edges[:-1] < 6e-3, counts, 0))]
+    dentine = edges[np.argmax(np.where(edges[:-1] < 6e-3, counts, 0))]
     enamel = edges[np.argmax(np.where(edges[:-1] > 6e-3, counts, 0))]
-    assert 1.5 < enamel / dentine < 1.9  # 1.67 measured
+    assert 1.5 < enamel / dentine < 1.9  # 1.68 measured
     assert abs(np.median(values[~solid])) < 0.02 * enamel
 
 
@@ -276,9 +295,9 @@ def test_the_letters_of_another_simulator_can_be_read(letters: tuple[Slice, Slic
     """CatSim: below the middle, on one line, with a capital at the left and a small m at the right."""
     image = letters[0]
     bone = (image.hu > 600) & (image.distance_mm((0, 0)) < 105)
-    bone[image.ys_mm < 40] = False
+    bone[image.ys_mm < 33] = False
     rows, columns = (image.ys_mm[bone.any(axis=1)], image.xs_mm[bone.any(axis=0)])
-    assert 30 < rows.min() and rows.max() < 90 and columns.min() < -75 and columns.max() > 75
+    assert rows.min() > 30 and rows.max() < 90 and columns.min() < -75 and columns.max() > 75
     capital, small = bone[:, np.abs(image.xs_mm - columns.min()) < 20], bone[:, columns.max() - image.xs_mm < 20]
     high, low = (image.ys_mm[part.any(axis=1)] for part in (capital, small))
     assert high.max() == pytest.approx(low.max(), abs=2)
@@ -286,13 +305,13 @@ def test_the_letters_of_another_simulator_can_be_read(letters: tuple[Slice, Slic
 
 
 def test_the_bias_of_water_and_air_is_known(letters: tuple[Slice, Slice]) -> None:
-    """With its nominal 0.02 per mm water reads -23 HU in the middle and -31 at the rim (its spectrum, not ours: both
-    ways of backprojection say so), air -1000; with the water's own value it is flat to 8 HU."""
+    """With its nominal 0.02 per mm water reads -18 HU in the middle and -32 at the rim, both ways of backprojection
+    alike (the simulator's water correction knows no bone), air -1000."""
     for image in letters:
         r = image.distance_mm((0, 0))
         water = (r < 115) & (np.abs(image.hu) < 120)
         assert water.mean() > 0.25
-        assert -30 < np.median(image.hu[water]) < -12
+        assert -35 < np.median(image.hu[water]) < -15
         rings = [np.median(image.hu[water & (r >= low) & (r < low + 20)]) for low in range(0, 115, 20)]
         assert max(rings) - min(rings) < 20
         assert abs(image.hu[(r > 140) & (r < 155)].mean() + 1000) < 2
