@@ -1,9 +1,10 @@
 """Rings: detector channels whose gain has drifted since the air scan, found while the patient is measured.
 
 In line integrals such a channel is off by a constant, ``-ln(gain)``, in every view; the patient is not. What a channel
-reads beyond the cubic through its four neighbours is averaged over the views (the median of short means, edges of the
-object left out), and the offsets that explain these averages best are sought, with the drift seen in most channels as
-their prior: a banded linear system per row. Slow changes across the channels make no rings and are left alone.
+reads beyond the cubic through its four neighbours, and through every second of them, is averaged over the views (the
+median of short means, edges of the object left out). The offsets that explain these averages best are sought, with the
+drift seen in most channels as their prior: a banded linear system per row. Changes over more than some twenty channels
+cannot be told from the object and are left alone.
 """
 
 from __future__ import annotations
@@ -20,17 +21,53 @@ from acquisition.errors import ConfigError, DataError
 from acquisition.items import Item, Projections
 from acquisition.scan import Scan
 from acquisition.verdict import Level, Verdict
-from kernels.ct_stripes import gather_stripes
+from kernels.ct_stripes import REACH, gather_stripes
 
 Floats = NDArray[np.float64]
+Known = tuple[int, Floats, Floats]
+"""Step, residuals and weights of one row."""
 
 _BATCHES = 48  # per half turn; the object disturbs some of them, a drift is in all
+_VIEWS = 288  # per half turn that are looked at
 _LEAST = 24  # batches without which nothing is concluded
 _FLOOR = 2e-4  # line integral; no mean is trusted beyond it
-_WIDE = 9  # channels beyond which a change makes no ring
+_WIDE = 9  # channels around one
+_ENDLESS = 1 << 40
+_ENOUGH = 4  # half turns after which nothing new is learnt: a channel does not drift within seconds
+_STEPS = (1, 2)  # distance of the channels that are compared: fine rings, and broader ones
 _STENCIL = np.array([1, -4, 6, -4, 1]) / 6
 _ROBUST = 1.4826 * 1.2533  # from the median of the deviations to the standard error of a median, for one batch
 _SURE = 5.0  # standard errors from which a channel is called drifted
+
+
+@dataclass(kw_only=True, eq=False)
+class _Scale:
+    """What is known at one distance of channels."""
+
+    step: int
+    """Distance of the channels that are compared."""
+    sums: Floats
+    """Differences (batch, row, channel)."""
+    counts: NDArray[np.int64]
+    """How many."""
+    mean: Floats
+    """Middle of the differences over all half turns (row, channel)."""
+    weight: Floats
+    """Inverse of its variance; 0 where nothing is known."""
+
+    def conclude(self, length: float) -> None:
+        """Bring the middle up to date with one half turn of batches of `length` views each."""
+        full = self.counts > length / 2
+        n = full.sum(axis=0)
+        means = self.sums / np.maximum(self.counts, 1)
+        mean = _middle(np.where(full, means, np.inf), n)
+        spread = _ROBUST * _middle(np.where(full, np.abs(means - mean), np.inf), n)
+        spread = np.maximum(spread, median_filter(spread, size=(1, _WIDE), mode="nearest"))  # few batches: ask around
+        weight = np.where(n >= _LEAST, 1 / (spread**2 / np.maximum(n, 1) + (_FLOOR * self.step) ** 2), 0.0)
+        total = self.weight + weight
+        self.mean = (self.mean * self.weight + mean * weight) / np.maximum(total, 1e-30)
+        self.weight = total
+        self.sums[:], self.counts[:] = 0, 0
 
 
 class Stripes:
@@ -43,46 +80,69 @@ class Stripes:
     half_turn
         Views in half a turn.
     drift
-        Expected size of the offsets.
+        Largest usual size of the offsets.
+    edge
+        Difference from which a channel shows an edge of the object.
     """
 
     def __init__(self, shape: tuple[int, int], *, half_turn: int, drift: float, edge: float) -> None:
         self._length = max(1, half_turn // _BATCHES)
+        self._every = max(1, half_turn // _VIEWS)
         self._edge, self._drift = edge, drift
-        self._sums, self._counts = np.zeros((_BATCHES, *shape)), np.zeros((_BATCHES, *shape), np.int64)
-        self._mean, self._weight = np.zeros(shape), np.zeros(shape)
-        self.n_views = 0
-        self.offsets, self.residuals, self.errors = np.zeros(shape), np.zeros(shape), np.full(shape, drift)
+        self._scales = [
+            _Scale(
+                step=step,
+                sums=np.zeros((_BATCHES, *shape)),
+                counts=np.zeros((_BATCHES, *shape), np.int64),
+                mean=np.zeros(shape),
+                weight=np.zeros(shape),
+            )
+            for step in _STEPS
+            if shape[1] > 4 * (REACH + 2) * step
+        ]
+        self.n_views = self._half_turns = 0
+        self.offsets = np.zeros(shape)
 
     @property
     def missing(self) -> int:
         """Views until the half turn is full."""
-        return self._length * _BATCHES - self.n_views
+        return self._length * _BATCHES - self.n_views if not self.settled else _ENDLESS
+
+    @property
+    def settled(self) -> bool:
+        """Whether so many half turns are in that more would change little."""
+        return self._half_turns >= _ENOUGH
+
+    @property
+    def sure(self) -> NDArray[np.bool_]:
+        """Which elements certainly differ from their neighbours (row, channel)."""
+        if not self._scales:
+            return np.zeros(self.offsets.shape, bool)
+        fine = self._scales[0]
+        sure: NDArray[np.bool_] = np.abs(fine.mean) * np.sqrt(fine.weight) > _SURE
+        return sure
 
     def add(self, lines: NDArray[np.float32]) -> None:
         """Take line integrals (view, row, channel), at most as many as are missing."""
-        batch = (self.n_views + np.arange(len(lines))) // self._length
-        gather_stripes(np.ascontiguousarray(lines), batch, self._edge, self._sums, self._counts)
+        number = self.n_views + np.arange(len(lines))
+        looked = number % self._every == 0
+        part = lines if self._every == 1 else np.ascontiguousarray(lines[looked])
+        batch = number[looked] // self._length
+        for scale in self._scales:
+            gather_stripes(part, batch, (scale.step, self._edge), scale.sums, scale.counts)
         self.n_views += len(lines)
         if not self.missing:
             self.conclude()
 
     def conclude(self) -> None:
         """Bring the offsets up to date with the half turn so far, and begin the next one."""
-        full = self._counts > self._length / 2
-        n = full.sum(axis=0)
-        mean = _middle(np.where(full, self._sums / np.maximum(self._counts, 1), np.inf), n)
-        away = np.abs(self._sums / np.maximum(self._counts, 1) - mean)
-        spread = _ROBUST * _middle(np.where(full, away, np.inf), n)
-        spread = np.maximum(spread, median_filter(spread, size=(1, _WIDE), mode="nearest"))  # few batches: ask around
-        weight = np.where(n >= _LEAST, 1 / (spread**2 / np.maximum(n, 1) + _FLOOR**2), 0.0)
-        total = self._weight + weight
-        self._mean = (self._mean * self._weight + mean * weight) / np.maximum(total, 1e-30)
-        self._weight = total
-        self.residuals, self.errors = self._mean, 1 / np.sqrt(np.maximum(total, self._drift**-2))
-        for row in range(len(total)):
-            self.offsets[row] = _offsets(self._mean[row], total[row], self._drift)
-        self._sums[:], self._counts[:], self.n_views = 0, 0, 0
+        for scale in self._scales:
+            scale.conclude(self._length / self._every)
+        for row in range(len(self.offsets)):
+            known = [(s.step, s.mean[row], s.weight[row]) for s in self._scales]
+            self.offsets[row] = _offsets(known, self._drift, self.offsets.shape[1])
+        self._half_turns += 1
+        self.n_views = 0
 
 
 def _middle(values: Floats, n: NDArray[np.int64]) -> Floats:
@@ -93,31 +153,30 @@ def _middle(values: Floats, n: NDArray[np.int64]) -> Floats:
     return np.where(n > 0, (low + high) / 2, 0.0)
 
 
-def _offsets(residual: Floats, weight: Floats, drift: float) -> Floats:
+def _offsets(known: list[Known], drift: float, n: int) -> Floats:
     """Return the offsets of one row: most have drifted as little as the residuals say, some by up to `drift`."""
-    known = weight > 0
-    if not known.any():
-        return np.zeros_like(residual)
-    excess = np.median(residual[known] ** 2) / 0.455 - np.median(1 / weight[known])
+    if not known or not (known[0][2] > 0).any():
+        return np.zeros(n)
+    _, residual, weight = known[0]
+    there = weight > 0
+    excess = np.median(residual[there] ** 2) / 0.455 - np.median(1 / weight[there])
     usual = np.clip(excess / (_STENCIL @ _STENCIL), _FLOOR**2, drift**2)
-    first = _explained(residual, weight, np.full(len(residual), drift**2))
-    return _explained(residual, weight, np.minimum(usual + (first - _smooth(first)) ** 2, drift**2))
+    first = _explained(known, np.full(n, drift**2))
+    fine = first - uniform_filter1d(first, _WIDE, mode="nearest")
+    return _explained(known, np.minimum(usual + fine**2, drift**2))
 
 
-def _smooth(values: Floats) -> Floats:
-    return uniform_filter1d(values, _WIDE, mode="nearest")
-
-
-def _explained(residual: Floats, weight: Floats, variance: Floats) -> Floats:
+def _explained(known: list[Known], variance: Floats) -> Floats:
     """Return the likeliest offsets of one row: ``min sum w (H o - r)^2 + o^2 / variance``."""
-    n = len(residual)
-    bands = np.zeros((5, n))
+    n = len(variance)
+    bands = np.zeros((4 * max(step for step, _, _ in known) + 1, n))
     right = np.zeros(n)
-    inner = np.arange(2, n - 2)
-    for i, a in enumerate(_STENCIL):
-        np.add.at(right, inner + i - 2, a * weight[inner] * residual[inner])
-        for j, b in enumerate(_STENCIL[: i + 1]):
-            np.add.at(bands[i - j], inner + j - 2, a * b * weight[inner])
+    for step, residual, weight in known:
+        inner = np.arange(2 * step, n - 2 * step)
+        for i, a in enumerate(_STENCIL):
+            np.add.at(right, inner + (i - 2) * step, a * weight[inner] * residual[inner])
+            for j, b in enumerate(_STENCIL[: i + 1]):
+                np.add.at(bands[(i - j) * step], inner + (j - 2) * step, a * b * weight[inner])
     bands[0] += 1 / variance
     solved: Floats = solveh_banded(bands, right, lower=True)
     return solved
@@ -128,7 +187,7 @@ class Rings:
     """Take the offsets of drifted channels out of the line integrals.
 
     The first half turn is held until the offsets are known; from then on every block passes at once, with what is known
-    by then. Put it between ct.air and ct.beam_hardening.
+    by then (for two turns more is learnt). Put it between ct.air and ct.beam_hardening.
     """
 
     drift: float = 0.02
@@ -175,6 +234,9 @@ class Rings:
                 action="put ct.air before this step",
             )
         self._seen = True
+        if self._stripes.settled:
+            yield self._corrected(item)
+            return
         start = 0
         while start < len(item):
             stop = min(start + self._stripes.missing, len(item))
@@ -184,7 +246,8 @@ class Rings:
             else:
                 self._held.append(replace(part, head=part.head.copy(), data=part.data.copy()))
                 self._known = stop - start == self._stripes.missing
-            self._stripes.add(part.data)
+            if not self._stripes.settled:
+                self._stripes.add(part.data)
             if self._known:
                 yield from self._released()
             start = stop
@@ -206,7 +269,7 @@ class Rings:
         return replace(block, data=block.data - self._stripes.offsets.astype(np.float32))
 
     def _verdict(self) -> Verdict:
-        size, sure = np.abs(self._stripes.offsets), np.abs(self._stripes.residuals) > _SURE * self._stripes.errors
+        size, sure = np.abs(self._stripes.offsets), self._stripes.sure
         drifted = sure & (size > self.flag_above)
         worst = np.argsort(np.where(sure, size, 0), axis=None)[::-1][:5]
         places = [np.unravel_index(k, self._shape) for k in worst if drifted.flat[k]]

@@ -186,6 +186,50 @@ class Projections:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Events:
+    """A time block of PET list-mode: which detectors counted together; when within the block is not known."""
+
+    start_s: float
+    """Begin of the block, seconds after the start of the scan."""
+    stop_s: float
+    """Its end [s]."""
+    prompts: NDArray[np.int32]
+    """Coincidences (event, 2): indices of both detectors."""
+    delayeds: NDArray[np.int32]
+    """Delayed coincidences, which are randoms alone (event, 2)."""
+    tof: NDArray[np.int16] | None = None
+    """Time-of-flight bin of each prompt, counted from 0 at the first detector's side; None: not measured."""
+    delayed_tof: NDArray[np.int16] | None = None
+    """The same for the delayeds."""
+    singles: NDArray[np.uint32] | None = None
+    """Single counts of the block's time, per detector block or detector; None: not sent."""
+    bed_mm: float = 0.0
+    """Table position of the block [mm]."""
+    received_s: float = 0.0
+    """time.monotonic() when the block arrived [s]."""
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeFrame:
+    """The part of a PET scan that one image shows; events, randoms, scatter and decay all read this one."""
+
+    start_s: float
+    """Begin, seconds after the start of the scan."""
+    stop_s: float
+    """End [s]."""
+    index: int = 0
+    """Number of the frame."""
+
+    @property
+    def duration_s(self) -> float:
+        """Length [s]."""
+        return self.stop_s - self.start_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Waveform:
     """Physiology or other side signal."""
 

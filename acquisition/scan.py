@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from acquisition.errors import HeaderError
 from acquisition.verdict import Verdict
 
@@ -206,6 +209,69 @@ class CtHeader:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tracer:
+    """What was injected."""
+
+    nuclide: str
+    """As DICOM writes it, e.g. ^18^Fluorine."""
+    half_life_s: float
+    """Half-life [s]."""
+    branching: float = 1.0
+    """Positrons per decay."""
+    name: str | None = None
+    """Radiopharmaceutical, e.g. FDG."""
+    dose_bq: float | None = None
+    """Injected activity at `injected` [Bq]."""
+    injected: datetime | None = None
+    """When, scanner's clock."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PetHeader:
+    """What only a PET scan has: the rings of detectors, their timing, and the tracer.
+
+    Detector d is crystal ``d % n_crystals`` of ring ``d // n_crystals``; `acquisition.pet_geometry` says where it is.
+    """
+
+    n_rings: int
+    """Rings; their index grows towards +z."""
+    n_crystals: int
+    """Crystals per ring, gaps included."""
+    radius_mm: float
+    """Axis to where photons are taken to be absorbed [mm]."""
+    ring_pitch_mm: float
+    """Distance of rings [mm]."""
+    first_angle_rad: float = 0.0
+    """Angle of crystal 0 [rad], from +x (patient's left) towards +y (back)."""
+    turn: Literal[1, -1] = 1
+    """+1: the angle grows with the crystal's index, -1: it falls."""
+    block: tuple[int, int] = (0, 0)
+    """Crystals per block (ring, transaxial), gaps included; 0: not told."""
+    gaps: tuple[int, ...] = ()
+    """Transaxial indices within a block that are gaps without a crystal."""
+    max_ring_difference: int | None = None
+    """Greatest difference of rings in coincidence; None: any."""
+    n_tof: int = 1
+    """Time-of-flight bins; 1: none."""
+    tof_bin_mm: float = 0.0
+    """Width of a bin along the line of response [mm]."""
+    tof_fwhm_mm: float = 0.0
+    """Resolution along the line of response, c/2 times that of the coincidence time [mm]."""
+    energy_kev: tuple[float, float] = (430.0, 610.0)
+    """Energy window [keV]."""
+    energy_resolution: float = 0.12
+    """FWHM at 511 keV as a part of it."""
+    crystal_mm: tuple[float, float] = (4.0, 4.0)
+    """Size of a crystal (axial, transaxial) [mm]."""
+    calibration_bq_per_cps: float | None = None
+    """Activity per count rate and unit of sensitivity [Bq s]; None: images are not quantitative."""
+    tracer: Tracer | None = None
+    """What was injected; None: not told."""
+    detectors_mm: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
+    """Where each detector is (detector, 3) [mm], for scanners that are no cylinder; overrides rings and radius."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scan:
     """Frozen header of one scan."""
 
@@ -233,6 +299,8 @@ class Scan:
     """Present exactly when modality is MR."""
     ct: CtHeader | None = None
     """Present exactly when modality is CT."""
+    pet: PetHeader | None = None
+    """Present exactly when modality is PT."""
     header: str = ""
     """The header as it came (XML), for the record."""
     verdicts: tuple[Verdict, ...] = ()
@@ -271,3 +339,20 @@ class Scan:
                 action="choose a protocol made for this modality",
             )
         return self.ct
+
+    def require_pet(self) -> PetHeader:
+        """Return the PET part.
+
+        Raises
+        ------
+        HeaderError
+            This is not a PET scan.
+        """
+        if self.pet is None:
+            raise HeaderError(
+                f"scan {self.uid}",
+                expected="a PET scan",
+                got=f"modality {self.modality}",
+                action="choose a protocol made for this modality",
+            )
+        return self.pet

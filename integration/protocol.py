@@ -59,6 +59,8 @@ class Match(BaseModel):
     """Undersampled along k2 (and k1) by whole numbers up to 4: what mri.grappa_3d undoes."""
     multiband: bool = False
     """Several slices are measured together (user parameter multiband above 1)."""
+    detector: Literal["", "cylindrical", "flat"] = ""
+    """Shape of a CT scanner's detector."""
     parameter: str = ""
     """A vendor's parameter of this name is there and not zero."""
     never: bool = False

@@ -105,6 +105,10 @@ def _trajectory(scan: Scan) -> str:
     return encoding.trajectory if encoding is not None else ""
 
 
+def _detector(scan: Scan) -> str:
+    return scan.ct.detector if scan.ct is not None else ""
+
+
 def _dimensions(scan: Scan) -> int:
     encoding = _encoding(scan)
     return 3 if encoding is not None and encoding.matrix[0] > 1 else 2
@@ -162,6 +166,7 @@ _CRITERIA: tuple[tuple[str, Callable[[Match, Scan], bool], Callable[[Scan], str]
     ("beyond_grappa", lambda m, s: _beyond_grappa(s), _acceleration),
     ("lattice", lambda m, s: _lattice(s), _acceleration),
     ("multiband", lambda m, s: multiband(s) > 1, lambda s: f"{multiband(s)} slices together"),
+    ("detector", lambda m, s: _detector(s) == m.detector, _detector),
     (
         "parameter",
         lambda m, s: s.user_parameters.get(m.parameter, 0) not in (0, 0.0, "", "0"),

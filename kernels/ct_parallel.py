@@ -9,6 +9,7 @@ from kernels.compile import compiled
 from kernels.ct_tile import BLOCK, LANES, MISS, TOGETHER, crossing, gather
 
 Floats = NDArray[np.float32]
+_FINE = 8  # steps from column to column between which a single plane need not interpolate
 
 
 @compiled
@@ -312,3 +313,52 @@ def _nearest(
         if abs(row - 0.5 * top) < best:
             best, view, nearest = abs(row - 0.5 * top), m, 0 if row < 0.5 * top else top
     return view, nearest
+
+
+@compiled
+def backproject_plane(
+    directions: Floats,
+    columns: tuple[float, float],
+    angles: tuple[float, float],
+    place: tuple[NDArray[np.float64], NDArray[np.float64]],
+    out: Floats,
+) -> None:  # pragma: no cover - compiled
+    """Add up filtered parallel views of a single row along their rays.
+
+    Parameters
+    ----------
+    directions
+        Filtered rows (direction, column), evenly spaced directions.
+    columns
+        Place of column 0 and distance of columns [mm].
+    angles
+        Angle of direction 0 and step [rad].
+    place
+        x and y of the pixels [mm].
+    out
+        Sums (y, x), added to.
+    """
+    xs, ys = place
+    n, dx = directions.shape[1], xs[1] - xs[0]
+    row = np.empty(_FINE * (n - 1) + 1, np.float32)
+    for t in range(directions.shape[0]):
+        for c in range(n - 1):
+            for k in range(_FINE):
+                part = np.float32(k) / np.float32(_FINE)
+                row[c * _FINE + k] = directions[t, c] + part * (directions[t, c + 1] - directions[t, c])
+        row[len(row) - 1] = directions[t, n - 1]
+        cos, sin = np.cos(angles[0] + t * angles[1]), np.sin(angles[0] + t * angles[1])
+        step = -dx * sin / columns[1] * _FINE
+        for y in range(len(ys)):
+            start = (ys[y] * cos - xs[0] * sin - columns[0]) / columns[1] * _FINE + 0.5
+            low, high = 0.0, float(len(xs))
+            if abs(step) > 1e-9:
+                ends = (-start / step, (len(row) - 1e-3 - start) / step)
+                low, high = max(low, np.ceil(min(ends))), min(high, np.floor(max(ends)))
+            elif not 0 <= start < len(row):
+                continue
+            first, count = int(low), int(high) - int(low)
+            begin, hop = np.float32(start + first * step), np.float32(step)
+            line = out[y, first : first + max(count, 0)]
+            for x in range(len(line)):
+                line[x] += row[np.uint32(np.int32(begin + np.float32(x) * hop))]

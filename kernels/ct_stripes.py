@@ -8,18 +8,18 @@ from numpy.typing import NDArray
 from kernels.compile import compiled
 
 REACH = 6
-"""Channels on each side of an edge that are left out."""
+"""Steps on each side of an edge that are left out."""
 
 
 @compiled
 def gather_stripes(
     views: NDArray[np.float32],
     batch: NDArray[np.int64],
-    limit: float,
+    scale: tuple[int, float],
     sums: NDArray[np.float64],
     counts: NDArray[np.int64],
 ) -> None:  # pragma: no cover - compiled
-    """Add up each channel's difference from the cubic through its four neighbours, edges of the object left out.
+    """Add up each channel's difference from the cubic through four others, edges of the object left out.
 
     Parameters
     ----------
@@ -27,26 +27,29 @@ def gather_stripes(
         Line integrals (view, row, channel).
     batch
         Which sum each view belongs to (view,).
-    limit
-        A difference above it is an edge; `REACH` channels on each side of it are left out of this view.
+    scale
+        Step from channel to channel (the four are one and two steps away), and the difference above which it is an
+        edge; `REACH` steps on each side of an edge are left out of this view.
     sums, counts
         Added to (batch, row, channel).
     """
+    step, limit = scale
     n_views, n_rows, n = views.shape
+    reach, rim = REACH * step, 2 * step
     rest = np.zeros(n)
     for v in range(n_views):
         total, count = sums[batch[v]], counts[batch[v]]
         for r in range(n_rows):
             p = views[v, r]
-            last = -REACH
-            for c in range(2, n - 2):
-                rest[c] = (p[c - 2] + p[c + 2] - 4 * (p[c - 1] + p[c + 1])) / 6 + p[c]
+            last = -reach
+            for c in range(rim, n - rim):
+                rest[c] = (p[c - rim] + p[c + rim] - 4 * (p[c - step] + p[c + step])) / 6 + p[c]
                 if abs(rest[c]) > limit:
                     last = c
-                done = c - REACH
-                if done >= 2 and done - last > REACH:
+                done = c - reach
+                if done >= rim and done - last > reach:
                     total[r, done] += rest[done]
                     count[r, done] += 1
-            for c in range(max(2, n - 2 - REACH, last + REACH + 1), n - 2):
+            for c in range(max(rim, n - rim - reach, last + reach + 1), n - rim):
                 total[r, c] += rest[c]
                 count[r, c] += 1

@@ -15,7 +15,10 @@ import torch
 from torch import Tensor
 
 import recon
+from acquisition.geometry import Grid
+from acquisition.sources.phantom.ct import CtExam, CtSimulation, gantry
 from recon.coils import Coils
+from recon.ct.project import ConeProjector
 from recon.fourier import Fourier, Sampling
 from recon.linop import LinearOperator
 from recon.mri.model import CartesianSense, CartesianSeries
@@ -43,6 +46,18 @@ def off_resonance(dtype: torch.dtype) -> OffResonance:
     return OffResonance(Nufft(spokes(2), (6, 5), n_coils=2, dtype=dtype), field_hz, np.linspace(-2e-3, 9e-3, 11))
 
 
+def cone(shape: Shape, mode: str = "axial", **changes: object) -> ConeProjector:
+    """A few views of a coarse detector, with a flying focal spot, through voxels off the axis."""
+    fields = {"n_rows": 3, "centre": (0.8, 4.3), "n_channels": 9, "pitch_mm": (30.0, 90.0), "views_per_rotation": 8}
+    ct = gantry(mode=mode, **(fields | changes))
+    shifts = ((0.004, 1.1, 0.0), (-0.003, 0.0, 2.0), (0.0, -0.7, 0.0))
+    exam = CtExam(ct=ct, turns=0.9, feed_mm=40.0 * (mode == "helical"), focal_spot_shifts=shifts)
+    axes = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+    spacing = (17.0, 41.0, 53.0)
+    grid = Grid.from_centre((7.0, -12.0, 3.0), shape=shape, spacing_mm=spacing, directions=axes)  # type: ignore[arg-type]
+    return ConeProjector(ct, CtSimulation(exam).head, grid)
+
+
 def sense(dtype: torch.dtype) -> LinearOperator:
     """The forward model of Cartesian MRI."""
     shape = (3, 2, 4, 5)
@@ -65,6 +80,9 @@ ALL: dict[str, Callable[[torch.dtype], LinearOperator]] = {
     "Nufft 2D": lambda dtype: Nufft(spokes(2), (6, 5), n_coils=2, dtype=dtype),
     "Nufft 3D, one coil": lambda dtype: Nufft(spokes(3), (4, 6, 5), dtype=dtype),
     "OffResonance": off_resonance,
+    "ConeProjector": lambda dtype: cone((3, 5, 4)),
+    "ConeProjector, a slice": lambda dtype: cone((1, 4, 6), n_rows=1, centre=(0.0, 4.3), detector="flat"),
+    "ConeProjector, helical": lambda dtype: cone((6, 3, 2), "helical"),
     "Sampling @ Fourier @ Coils": sense,
     "adjoint of it": lambda dtype: sense(dtype).H,
     "gram of it": lambda dtype: sense(dtype).gram,

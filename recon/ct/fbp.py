@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acquisition.ct_geometry import checked, field_radius_mm, row_pitch_iso_mm
-from acquisition.errors import DataError, HeaderError, ReconError
+from acquisition.errors import ConfigError, DataError, HeaderError, ReconError
 from acquisition.items import Image, Item, Projections
 from acquisition.scan import Scan
 from acquisition.verdict import Level, Verdict
@@ -34,6 +34,9 @@ _EDGE = 0.1  # a line integral at the edge of the fan from which the object is c
 class _Parallel(Wanted):
     """What both have in common: the slices wanted, the views in order, the ring of parallel views."""
 
+    extend_mm: float = 0.0
+    """How far the field goes on beyond the fan, where the patient is taken for water [mm]."""
+
     def open(self, scan: Scan) -> None:
         """Check the geometry and plan the slices.
 
@@ -51,7 +54,13 @@ class _Parallel(Wanted):
                 action="choose the protocol for this kind of scan",
             )
         modulation(self.kernel)
-        self._uid, self._ct, self._plan = scan.uid, ct, planned(scan, ct, self, radius_mm=field_radius_mm(ct))
+        if self.extend_mm < 0:
+            raise ConfigError(f"scan {scan.uid}: extend_mm", expected="0 or more", got=f"{self.extend_mm:g}")
+        self._uid, self._ct, self._plan = (
+            scan.uid,
+            ct,
+            planned(scan, ct, self, radius_mm=field_radius_mm(ct) + self.extend_mm),
+        )
         self._views: ParallelViews | None = None
         self._waiting: list[tuple[NDArray[np.void], NDArray[np.float32]]] = []
         self._edge, self._n_made, self._received_s = 0.0, 0, 0.0
@@ -182,7 +191,10 @@ class _Parallel(Wanted):
 
     def _truncation(self) -> Verdict:
         cut = self._edge > _EDGE
-        advice = "The patient reaches beyond the fan: HU near the edge are wrong." if cut else "All within the fan."
+        advice = "All within the fan."
+        if cut:
+            estimated = "estimates" if self.extend_mm else "wrong"
+            advice = f"The patient reaches beyond the fan: HU at the edge of the field are {estimated}."
         return Verdict(
             check="ct.truncation",
             level=Level.FLAG if cut else Level.PASS,
@@ -221,7 +233,7 @@ class Axial(_Parallel):
 
     def _started(self, path: Path) -> ParallelViews:
         capacity = 2 * self._ct.views_per_rotation // len(path.shifts)
-        return ParallelViews(self._ct, path, kernel=self.kernel, capacity=capacity)
+        return ParallelViews(self._ct, path, kernel=self.kernel, capacity=capacity, extend_mm=self.extend_mm)
 
     def _ready(self, views: ParallelViews, *, last: int | None) -> Iterator[Image]:
         """Give the slices between the first and the last detector row, once all views of the position are in."""
@@ -280,7 +292,8 @@ class Helical(_Parallel):
         inner = height * ct.source_isocentre_mm + plan.thickness_mm / 2
         self._needed = max(int(np.ceil(inner / step)), half // 2 + 1)
         batch = int(np.ceil((_BATCH - 1) * plan.increment_mm / step))
-        return ParallelViews(ct, path, kernel=self.kernel, capacity=2 * self._reach + batch + CHUNK)
+        capacity = 2 * self._reach + batch + CHUNK
+        return ParallelViews(ct, path, kernel=self.kernel, capacity=capacity, extend_mm=self.extend_mm)
 
     def _ready(self, views: ParallelViews, *, last: int | None) -> Iterator[Image]:
         """Give the next batches whose views are in; at the end of the scan, all that half a turn covers."""

@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from acquisition.scan import CtHeader
-from kernels.ct_parallel import backproject, rebin
+from kernels.ct_parallel import backproject, backproject_plane, rebin
 from kernels.ct_tile import BLOCK, LANES
+from recon.ct.extend import complete
 from recon.ct.kernel import padded, response
 from recon.ct.rays import Path, rays_of
 
@@ -24,6 +25,8 @@ Floats = NDArray[np.float64]
 CHUNK = 32
 """Parallel views that are sorted and filtered together."""
 _TILE = 128  # pixels along x and y that are backprojected together
+_WATER = 0.0192  # attenuation of water [1/mm] where nobody says it
+_LINES = 32  # lines of a single plane that are backprojected together
 _FLAT = 0.6  # part of the detector's half height that has full weight
 
 
@@ -40,11 +43,22 @@ class ParallelViews:
         Name or modulation of the reconstruction kernel.
     capacity
         Parallel views that are kept.
+    extend_mm
+        How far rows go on beyond the fan, completed as by a cylinder of water.
     """
 
-    def __init__(self, ct: CtHeader, path: Path, *, kernel: str | tuple[float, ...], capacity: int) -> None:
+    def __init__(
+        self,
+        ct: CtHeader,
+        path: Path,
+        *,
+        kernel: str | tuple[float, ...],
+        capacity: int,
+        extend_mm: float = 0.0,
+    ) -> None:
         self.path, self.half = path.parallel, ct.views_per_rotation // len(path.shifts) // 2
-        self.rays = rays_of(ct, path)
+        self.rays = rays_of(ct, path, extend_mm=extend_mm)
+        self._extends, self._mu = extend_mm > 0, ct.mu_water_per_mm or _WATER
         n_spots, n = len(path.shifts), len(self.rays.later)
         self.ahead = int(np.ceil(np.abs(self.rays.sources[0]).max() / n_spots)) + 1
         self._n_spots, n_rows = n_spots, len(self.rays.heights_mm)
@@ -79,6 +93,8 @@ class ParallelViews:
             return False
         out = self._sorted[:count]
         rebin(self._fans, self.stop, self.rays.sources, self.rays.reach_mm, self.rays.heights_mm, out)
+        if self._extends:
+            complete(out[..., : len(self.rays.later)], self.rays.measured, self._mu * self.rays.pitch_mm)
         spectrum, filtered = self._spectrum[:count], self._filtered[:count]
         torch.fft.rfft(torch.from_numpy(out), out=spectrum)
         spectrum *= self._response
@@ -99,6 +115,8 @@ class ParallelViews:
         place
             x, y and z of the voxels [mm].
         """
+        if self.ring.shape[1] == 1:
+            return np.repeat(self._plane(first, last, place=place[:2])[None], len(place[2]), axis=0)
         xs, ys, zs = place
         path, rays, half = self.path, self.rays, self.half
         out = np.empty((len(zs), len(ys), len(xs)), np.float32)
@@ -120,3 +138,22 @@ class ParallelViews:
             list(pool.map(part, corners))
         out *= np.float32(np.pi / half)
         return out
+
+    def _plane(self, first: int, last: int, *, place: tuple[Floats, Floats]) -> NDArray[np.float32]:
+        """Reconstruct the plane of a single row: opposite views are averaged before they are backprojected."""
+        xs, ys = place
+        path, rays, half, n = self.path, self.rays, self.half, len(self.rays.later)
+        directions = np.empty((half, n), np.float32)
+        for t in range(half):
+            views = range(first + (t - first) % half, last + 1, half)
+            directions[t] = np.mean([self.ring[v % len(self.ring), 0, :n] for v in views], axis=0)
+        out = np.zeros((len(ys), len(xs)), np.float32)
+
+        def part(y: int) -> None:
+            here = slice(y, y + _LINES)
+            angles = (path.angle_rad, path.angle_step_rad)
+            backproject_plane(directions, (rays.start_mm, rays.pitch_mm), angles, (xs, ys[here]), out[here])
+
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            list(pool.map(part, range(0, len(ys), _LINES)))
+        return out * np.float32(np.pi / half)

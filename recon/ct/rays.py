@@ -17,6 +17,7 @@ Shift = tuple[float, float, float]
 SHIFTS = ("angle_shift_rad", "z_shift_mm", "radius_shift_mm")
 """Fields of `VIEW_HEAD` that say where the focal spot flew, in the order of a `Shift`."""
 _PATTERNS = (1, 2, 4)
+_WIDEST = 0.95  # part of the focal spot's distance to which rays can be extended
 _APART = 0.25  # part of an element's distance from which focal spots are worth a denser raster
 
 
@@ -61,6 +62,8 @@ class Rays:
     """Row that meets the isocentre."""
     row_pitch_mm: float
     """Distance of rows at the detector [mm]."""
+    measured: slice
+    """Columns within the fan."""
     heights_mm: Floats
     """Height of each row at the detector [mm]."""
     later: Floats
@@ -102,8 +105,8 @@ def shifts_of(head: NDArray[np.void], where: str) -> tuple[Shift, ...]:
     raise DataError(where, expected="a focal spot that repeats after 1, 2 or 4 views", got="another pattern")
 
 
-def rays_of(ct: CtHeader, path: Path) -> Rays:
-    """Return the raster of parallel views made from the fans of `ct` along `path`."""
+def rays_of(ct: CtHeader, path: Path, *, extend_mm: float = 0.0) -> Rays:
+    """Return the raster of parallel views made from the fans of `ct` along `path`, wider than the fan on each side."""
     fan, reach = fan_angles(ct), ct.source_isocentre_mm
     spots = [_spot(ct, shift) for shift in path.shifts]
     middle = int(np.clip(round(ct.centre[1]), 1, ct.n_channels - 1))
@@ -111,7 +114,7 @@ def rays_of(ct: CtHeader, path: Path) -> Rays:
     along = 2 if np.ptp([s.p_mm[middle] for s in spots]) > _APART * pitch else 1
     across = 2 if np.ptp([s.lift_mm[middle] for s in spots]) > _APART * ct.pitch_mm[0] else 1
     widest = reach * np.sin(max(-fan[0], fan[-1]))
-    n = 2 * int(np.floor(widest * along / pitch)) + 1
+    n = 2 * int(np.floor(min(widest + extend_mm, _WIDEST * reach) * along / pitch)) + 1
     p: Floats = (np.arange(n, dtype=np.float64) - (n - 1) / 2) * (pitch / along)
     gamma = np.arcsin(p / reach)
     heights = (np.arange(across * ct.n_rows) - (across - 1) / 2) / across * ct.pitch_mm[0] - ct.centre[0] * ct.pitch_mm[
@@ -124,12 +127,18 @@ def rays_of(ct: CtHeader, path: Path) -> Rays:
         dense=along,
         row0=across * ct.centre[0] + (across - 1) / 2,
         row_pitch_mm=ct.pitch_mm[0] / across,
+        measured=_within(p, (reach * float(np.sin(fan[0])), reach * float(np.sin(fan[-1])))),
         heights_mm=heights,
         later=gamma / path.angle_step_rad,
         depth_mm=reach * np.cos(gamma),
         reach_mm=detector,
         sources=_sources(ct, path, spots, (p, heights)),
     )
+
+
+def _within(p: Floats, ends: tuple[float, float]) -> slice:
+    inside = np.flatnonzero((p >= ends[0]) & (p <= ends[1]))
+    return slice(int(inside[0]), int(inside[-1]) + 1)
 
 
 def _spot(ct: CtHeader, shift: Shift) -> _Spot:

@@ -94,11 +94,9 @@ class SlicePlan:
 
 
 @dataclass(kw_only=True)
-class Wanted:
-    """What a protocol asks for; 0 leaves the choice to the scan."""
+class SliceOptions:
+    """Which slices a protocol asks for; 0 leaves the choice to the scan."""
 
-    kernel: str | tuple[float, ...] = "standard"
-    """soft, standard, bone, ramp, or modulation values at evenly spaced parts of the Nyquist frequency."""
     matrix: int = 512
     """Pixels along x and y."""
     fov_mm: float = 0.0
@@ -113,7 +111,15 @@ class Wanted:
     """Attenuation of water [1/mm]; 0: the header's."""
 
 
-def planned(scan: Scan, ct: CtHeader, wanted: Wanted, *, radius_mm: float) -> SlicePlan:
+@dataclass(kw_only=True)
+class Wanted(SliceOptions):
+    """Slices made by filtered backprojection."""
+
+    kernel: str | tuple[float, ...] = "standard"
+    """soft, standard, bone, ramp, or modulation values at evenly spaced parts of the Nyquist frequency."""
+
+
+def planned(scan: Scan, ct: CtHeader, wanted: SliceOptions, *, radius_mm: float) -> SlicePlan:
     """Return where the slices of a scan lie whose rays cover `radius_mm` around the axis.
 
     Raises

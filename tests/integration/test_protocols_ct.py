@@ -25,6 +25,7 @@ LIBRARY = Library()
     ("exam", "body_part", "protocol"),
     [
         (CtExam(ct=gantry(mode="axial"), turns=1.2, photons=3e5), None, "ct_axial"),
+        (CtExam(ct=gantry(mode="axial", detector="flat"), photons=3e5), None, "ct_cone"),
         (CtExam(turns=3, feed_mm=15.0, start_z_mm=-22.0, photons=3e5, modulation=0.3), None, "ct_helical"),
         (CtExam(turns=3, feed_mm=-15.0, start_z_mm=22.0, photons=3e5), "CHEST", "ct_helical_chest"),
     ],
@@ -34,7 +35,7 @@ def test_counts_become_hu(exam: CtExam, body_part: str | None, protocol: str) ->
     scan = simulation.scan
     chosen = choose(LIBRARY, replace(scan, study=replace(scan.study, body_part=body_part)))
     assert chosen.name == protocol
-    step = next(n for n in chosen.step_names if n in ("ct.fbp", "ct.helical"))
+    step = next(n for n in chosen.step_names if n in ("ct.fbp", "ct.fdk", "ct.helical"))
     run = Run(scan, chosen.with_changes({f"{step}.matrix": 64}))
     run.open()
     images = [i for block in simulation.projections() for i in run.feed(block)] + list(run.close())

@@ -333,3 +333,25 @@ def test_nothing_measured_gives_no_image() -> None:
     step.open(CtSimulation(CtExam(ct=gantry(mode="axial"))).scan)
     with pytest.raises(ReconError, match="cut short"):
         list(step.close())
+
+
+def test_a_field_extended_beyond_the_fan_keeps_hu_inside_and_most_of_the_patient_outside() -> None:
+    exam = CtExam(ct=gantry(mode="axial", n_rows=1, centre=(0.0, 183.75)), turns=1.2)
+    phantom = water(220).transformed(np.eye(3), (60.0, 0.0, 0.0))
+    errors = {}
+    for extend in (0.0, 60.0):
+        simulation, blocks = scanned(exam, phantom)
+        [image] = reconstructed(Axial(matrix=160, fov_mm=600, extend_mm=extend), simulation, blocks)
+        x = image.grid.origin_mm[0] + np.arange(160) * image.grid.spacing_mm[2]
+        axis, body = np.hypot(x[None, :], x[:, None]), np.hypot(x[None, :] - 60, x[:, None])
+        errors[extend] = [
+            np.sqrt(np.square(image.data[0] - np.where(body < 220, 0, -1000))[area].mean())
+            for area in ((axis < 235) & (abs(body - 220) > 8), (axis > 245) & (body < 210))
+        ]
+        assert image.verdicts[0].level is Level.FLAG
+        assert ("estimates" in image.verdicts[0].advice) == (extend > 0)
+    inside, outside = zip(*errors.values(), strict=True)
+    assert inside[1] < 20 and inside[1] < 0.35 * inside[0], errors
+    assert outside[1] < 0.3 * outside[0], errors
+    with pytest.raises(ConfigError, match="expected 0 or more"):
+        Axial(extend_mm=-5).open(scanned(exam, phantom)[0].scan)
