@@ -62,7 +62,9 @@ def test_every_ray_is_the_reference_s(shape: tuple[int, int, int]) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-12), (np.float32, 1e-5)])
-def test_smear_is_the_transpose_in_slabs_of_any_size(shape: tuple[int, int, int], dtype: type, tolerance: float) -> None:
+def test_smear_is_the_transpose_in_slabs_of_any_size(
+    shape: tuple[int, int, int], dtype: type, tolerance: float
+) -> None:
     rng = np.random.default_rng(2)
     volume, lines = rng.normal(size=shape).astype(dtype), rng.normal(size=(7, 3, 6)).astype(dtype)
     spots, columns, heights = rays()
