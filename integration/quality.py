@@ -141,13 +141,13 @@ def measured(slices: Sequence[Slice], places: Places) -> Quality:
     whole = None if places.uniform else round_object(mean)
     uniform = places.uniform or _inner(whole or round_object(mean))
     centre, radius = uniform.centre_mm, uniform.radius_mm
+    low, high = (n * mean.pixel_mm for n in _SIDE_PIXELS)
+    side = float(np.clip(0.5 * radius, low, high))
+    middles = squares_in(uniform, side)
     noise = float(np.sqrt(np.mean([s.disc(centre, 0.4 * radius).var(dtype=np.float64) for s in slices])))
     if whole:
         _require_water(mean.disc(centre, radius), noise)
     rim, middle = uniformity(mean, centre_mm=centre, radius_mm=0.88 * radius, region_mm=0.12 * radius)
-    low, high = (n * mean.pixel_mm for n in _SIDE_PIXELS)
-    side = float(np.clip(0.5 * radius, low, high))
-    middles = squares_in(uniform, side)
     cut = np.concatenate([squares(s, centres_mm=middles, side_mm=side) for s in slices])
     mtf, mtf_from = _sharpness(mean, places, whole)
     return Quality(

@@ -1,7 +1,7 @@
 """Measure the image quality of a CT series of a test object: HU, uniformity, noise power, sharpness, contrast.
 
 Places are in mm, x to the patient's left and y to the back, as a DICOM viewer shows them. Without any, a round water
-phantom is looked for, and its own edge shows the sharpness.
+phantom is looked for, and its own edge shows the sharpness. Where x is negative, write = after the option's name.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def drawn(quality: Quality, caption: str) -> str:
     panels = [
         curve("Noise power spectrum", (frequency, "HU² mm²"), (f[1:], power[1:])),
         grey_map(
-            "in the plane",
+            "Noise power in the plane",
             (frequency, frequency),
             np.fft.fftshift(quality.noise.power),
             reach=5 / quality.noise.pixel_mm,
