@@ -7,16 +7,18 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from acquisition.errors import SetupError
+from acquisition.scan import Scan
 from acquisition.sources.phantom.exam import MriExam, demo_exam
 from acquisition.sources.phantom.mri import Simulation
-from integration.doors.mrd_client import Answer, Arrival, MrdClient
+from acquisition.verdict import Verdict
+from integration.doors.mrd_client import Arrival, MrdClient
 from integration.doors.request import AUTO
 
 ARCHIVE = "ISOARCHIVE"
@@ -33,6 +35,8 @@ class House:
     """Port of the status page."""
     archive: Path
     """Folder of the archive's DICOM files."""
+    archive_port: int
+    """Port of the archive."""
 
     @property
     def page(self) -> str:
@@ -56,7 +60,7 @@ class Outcome:
     images: int
     """Images in the archive."""
     latency_ms: dict[str, dict[str, float]]
-    """Percentiles after the last readout [ms], by station."""
+    """Percentiles after an image's last readout or view [ms], by station."""
     verdicts: list[dict[str, object]]
     """What was found."""
     dicom_dir: str
@@ -80,7 +84,12 @@ def house(folder: Path) -> Iterator[House]:
         port = stack.enter_context(running(folder, "archive", module))["port"]
         module = ["integration", "serve", "--mrd-port", "0", "--http-port", "0", "--data", str(folder / "service")]
         ready = stack.enter_context(running(folder, "service", [*module, "--archive", f"127.0.0.1:{port}:{ARCHIVE}"]))
-        yield House(mrd_port=ready["mrd_port"], http_port=ready["http_port"], archive=folder / "archive")
+        yield House(
+            mrd_port=ready["mrd_port"],
+            http_port=ready["http_port"],
+            archive=folder / "archive",
+            archive_port=port,
+        )
 
 
 @contextmanager
@@ -144,25 +153,43 @@ def mri_exam(
     with MrdClient("127.0.0.1", place.mrd_port, on_event=lambda event: tell(_line(event))) as client:
         answer = client.send(scan, readouts, config=AUTO, speed=speed)
     jobs = [row["job"] for row in place.ask("exams")["exams"] if row["job"] not in before]
-    return _outcome(place, answer, jobs[0] if jobs else "", scan.protocol_name or "")
+    row: Any = delivered(place, jobs[0]) if jobs else {"deliveries": [], "verdicts": [], "latency_ms": {}}
+    found = [verdict for image in answer.images for verdict in image.verdicts]
+    return outcome(place, row, scan=scan, verdicts=found, troubles=answer.troubles())
 
 
-def _outcome(place: House, answer: Answer, job: str, series: str) -> Outcome:
-    row: Any = delivered(place, job) if job else {"deliveries": [], "verdicts": [], "latency_ms": {}, "images": 0}
+def outcome(
+    place: House, row: Any, *, scan: Scan, verdicts: Iterable[Verdict], troubles: Sequence[str] = ()
+) -> Outcome:
+    """Put together what became of an exam.
+
+    Parameters
+    ----------
+    place
+        Where its archive is.
+    row
+        What the status page says of it.
+    scan
+        Its header.
+    verdicts
+        Findings that belong to single images.
+    troubles
+        What has gone wrong so far.
+    """
     uids = {d["sop_uid"] for d in row["deliveries"] if d["state"] in ("SENT", "COMMITTED")}
     folders = {path.parent for path in place.archive.rglob("*.dcm") if path.stem in uids}
     lost = len({d["sop_uid"] for d in row["deliveries"]}) - len(uids)
-    found = [verdict.as_dict() for image in answer.images for verdict in image.verdicts]
-    verdicts: dict[str, dict[str, object]] = {json.dumps(v): dict(v) for v in found}
-    verdicts |= {json.dumps(v): v for v in row["verdicts"]}
+    found: dict[tuple[object, ...], dict[str, object]] = {}
+    for verdict in [*(v.as_dict() for v in verdicts), *row["verdicts"]]:
+        found.setdefault((verdict["check"], verdict["level"], verdict["advice"]), dict(verdict))
     return Outcome(
-        modality="MR",
-        series=series,
+        modality=scan.modality,
+        series=scan.protocol_name or "",
         images=len(uids),
         latency_ms=row["latency_ms"],
-        verdicts=list(verdicts.values()),
+        verdicts=list(found.values()),
         dicom_dir=str(min(folders, default=place.archive)),
-        troubles=answer.troubles() + ([f"{lost} images did not reach the archive"] if lost or not uids else []),
+        troubles=[*troubles, *([f"{lost} images did not reach the archive"] if lost or not uids else [])],
     )
 
 

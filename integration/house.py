@@ -9,8 +9,9 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from acquisition.errors import IsocenterError, StorageFullError
@@ -20,11 +21,11 @@ from acquisition.verdict import Verdict
 from integration.delivery.journal import Journal
 from integration.delivery.rows import Job
 from integration.delivery.states import JobState
-from integration.doors.incoming import read_incoming
+from integration.doors.incoming import Incoming, read_incoming
 from integration.doors.mrd_call import Call
 from integration.doors.request import Request
 from integration.recorder import Recorder, expected_bytes
-from integration.session import Nobody, Prepared, Session
+from integration.session import Nobody, Peer, Prepared, Session
 from integration.timeline import Moments, Timeline
 
 LOG = logging.getLogger(__name__)
@@ -85,14 +86,15 @@ class House:
         job = new_job()
         with self.recorder.record(job) as recording:
             row = _row(job, source=call.name, raw_path=str(recording.path))
-            session = Session(row, house=self, peer=call)
-            self._live[job] = session
-            try:
+            with self._session(row, call) as session:
                 session.run(call.incoming(recording.write))
-            finally:
-                self._forget(job)
         if not session.begun:
             self.recorder.discard(job)
+
+    def take(self, job: str, incoming: Iterable[Incoming], *, source: str, peer: Peer) -> JobState | None:
+        """Take one scan from within this process; nobody records it. Return how it ended."""
+        with self._session(_row(job, source=source, raw_path=""), peer) as session:
+            return session.run(incoming)
 
     def live(self) -> list[dict[str, object]]:
         """Return the progress of the scans that run now."""
@@ -143,13 +145,11 @@ class House:
         if not self.recorder.try_again(job):
             return self._give_up(job, "the service died each time this recording was played")
         LOG.warning("job %s: played again from its recording, %d bytes", job, path.stat().st_size)
-        session = Session(_row(job, source="recording", raw_path=str(path)), house=self, peer=Nobody())
-        self._live[job], self._replaying = session, job
+        row, self._replaying = _row(job, source="recording", raw_path=str(path)), job
         try:
-            with path.open("rb", buffering=0) as file:
+            with self._session(row, Nobody()) as session, path.open("rb", buffering=0) as file:
                 state = session.run(read_incoming(lambda view: file.readinto(view) or 0))
         finally:
-            self._forget(job)
             self._replaying = ""
         if state is None or not session.begun:
             state = self._give_up(job, "the recording holds no scan")
@@ -207,9 +207,16 @@ class House:
         moments.note_spooled(self._exporters[job](image))
         self.hooks.exported()
 
-    def _forget(self, job: str) -> None:
-        self._live.pop(job, None)
-        self._exporters.pop(job, None)
+    @contextmanager
+    def _session(self, row: Job, peer: Peer) -> Iterator[Session]:
+        """Give the session of one scan, which the status page sees as long as it lasts."""
+        session = Session(row, house=self, peer=peer)
+        self._live[row.job] = session
+        try:
+            yield session
+        finally:
+            self._live.pop(row.job, None)
+            self._exporters.pop(row.job, None)
 
 
 def new_job() -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from acquisition.errors import InputError
-from acquisition.items import Image, Readouts, Waveform
+from acquisition.items import Image, Projections, Readouts, Waveform
 from acquisition.scan import Scan
 from acquisition.sources.mrd_header import parse_header
 from acquisition.sources.mrd_limits import StreamLimits
@@ -24,7 +24,7 @@ class Broken:
     """Why."""
 
 
-Incoming = ConfigFile | ConfigText | Scan | Text | Readouts | Waveform | Image | Close | Broken
+Incoming = ConfigFile | ConfigText | Scan | Text | Readouts | Projections | Waveform | Image | Close | Broken
 """What a client says, its header already read."""
 
 
@@ -66,6 +66,6 @@ def read_incoming(
 
 def size_of(message: Incoming) -> int:
     """Return about how much memory `message` holds [bytes]."""
-    if isinstance(message, Readouts | Waveform | Image):
+    if isinstance(message, Readouts | Projections | Waveform | Image):
         return int(message.data.nbytes) + _SMALL
     return _SMALL

@@ -8,6 +8,7 @@ needs them, so memory follows the pitch, not the length of the scan.
 from __future__ import annotations
 
 import logging
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -19,13 +20,15 @@ from acquisition.errors import ConfigError, DataError, HeaderError, ReconError
 from acquisition.items import Image, Item, Projections
 from acquisition.scan import Scan
 from acquisition.verdict import Level, Verdict
+from kernels.ct_tile import LANES
 from recon.ct.kernel import kernel_name, modulation
 from recon.ct.parallel import CHUNK, ParallelViews
 from recon.ct.rays import SHIFTS, Path, rays_of, shifts_of
-from recon.ct.slices import Wanted, planned
+from recon.ct.slices import SlicePlan, Wanted, planned
 
 _LOG = logging.getLogger(__name__)
-_BATCH = 16  # slices that are backprojected together
+_BATCH = 16  # slices that are backprojected together, at most
+_WELL_USED = 0.9  # part of the planes computed that must be new ones for a batch to be worth its work
 _MOST_TURNS = 8  # held at once; a slower table than this is no helical scan
 _EDGE = 0.1  # a line integral at the edge of the fan from which the object is cut off
 
@@ -56,14 +59,12 @@ class _Parallel(Wanted):
         modulation(self.kernel)
         if self.extend_mm < 0:
             raise ConfigError(f"scan {scan.uid}: extend_mm", expected="0 or more", got=f"{self.extend_mm:g}")
-        self._uid, self._ct, self._plan = (
-            scan.uid,
-            ct,
-            planned(scan, ct, self, radius_mm=field_radius_mm(ct) + self.extend_mm),
-        )
+        self._uid, self._ct = scan.uid, ct
+        self._plan = planned(scan, ct, self, radius_mm=field_radius_mm(ct) + self.extend_mm)
         self._views: ParallelViews | None = None
         self._waiting: list[tuple[NDArray[np.void], NDArray[np.float32]]] = []
         self._edge, self._n_made, self._received_s = 0.0, 0, 0.0
+        self._arrivals: list[tuple[int, float]] = []
 
     def feed(self, item: Item) -> Iterator[Item]:
         """Take views; give the slices that are ready. Everything else passes.
@@ -132,6 +133,7 @@ class _Parallel(Wanted):
             if len(head[part]):
                 self._follows(views, head[part])
                 views.put(data[part])
+                self._arrivals.append((views.n_fans, self._received_s))
                 while views.sort():
                     yield from self._ready(views, last=None)
 
@@ -186,8 +188,12 @@ class _Parallel(Wanted):
         for mu_slice, z in zip(made, z_mm, strict=True):
             image = plan.image(mu_slice, z, self._n_made, kernel=kernel_name(self.kernel))
             self._n_made += 1
-            image = replace(image, last_readout_s=self._received_s)
+            image = replace(image, last_readout_s=self._measured_s(views, z))
             yield image.with_verdicts(self._truncation())
+
+    def _measured_s(self, views: ParallelViews, z_mm: float) -> float:
+        """Return when the last view that the slice at `z_mm` needs was received; time.monotonic() [s]."""
+        return self._received_s
 
     def _truncation(self) -> Verdict:
         cut = self._edge > _EDGE
@@ -291,7 +297,8 @@ class Helical(_Parallel):
         self._reach = max(int(np.ceil(reach / step)) + ahead, half // 2 + 1)
         inner = height * ct.source_isocentre_mm + plan.thickness_mm / 2
         self._needed = max(int(np.ceil(inner / step)), half // 2 + 1)
-        batch = int(np.ceil((_BATCH - 1) * plan.increment_mm / step))
+        self._together = together(plan)
+        batch = int(np.ceil((self._together - 1) * plan.increment_mm / step))
         capacity = 2 * self._reach + batch + CHUNK
         return ParallelViews(ct, path, kernel=self.kernel, capacity=capacity, extend_mm=self.extend_mm)
 
@@ -305,15 +312,31 @@ class Helical(_Parallel):
         latest = path.z_mm + (views.stop - 1 - after) * path.z_step_mm
         while True:
             count = int(np.floor(sign * (latest - self._next_mm) / plan.increment_mm + 1e-9)) + 1
-            if count < (_BATCH if last is None else 1):
+            if count < (self._together if last is None else 1):
                 return
-            z = [self._next_mm + sign * k * plan.increment_mm for k in range(min(count, _BATCH))]
+            z = [self._next_mm + sign * k * plan.increment_mm for k in range(min(count, self._together))]
             ends = sorted((zz - path.z_mm) / path.z_step_mm for zz in (z[0], z[-1]))
             first = max(int(np.floor(ends[0])) - self._reach, views.first, views.stop - len(views.ring))
             span = (first, min(int(np.ceil(ends[1])) + self._reach, views.stop - 1))
             images = list(self._slices(views, sorted(z), span))
             yield from images if sign > 0 else _in_order_of_time(images)
             self._next_mm = z[-1] + sign * plan.increment_mm
+
+    def _measured_s(self, views: ParallelViews, z_mm: float) -> float:
+        ends = int(np.ceil((z_mm - views.path.z_mm) / views.path.z_step_mm)) + self._reach + views.ahead
+        needed = min((ends + 1) * len(self._fans.shifts), views.n_fans)
+        return self._arrivals[bisect_left(self._arrivals, (needed, -np.inf))][1]
+
+
+def together(plan: SlicePlan) -> int:
+    """Return how many slices to backproject together: as few as fill the planes that are computed abreast."""
+    if not plan.stride:
+        return 1
+    for n in range(1, _BATCH):
+        planes = (n - 1) * plan.stride + plan.n_planes
+        if n * plan.stride >= _WELL_USED * LANES * np.ceil(planes / LANES):
+            return n
+    return _BATCH
 
 
 def _in_order_of_time(images: list[Image]) -> list[Image]:

@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 
 
 def test_it_runs_once_and_prints_one_json_object(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "integration", "demo", "--once", "--json", "--speed", "10"]
+    command = [sys.executable, "-m", "integration", "demo", "--once", "--json", "--exam", "mri", "--speed", "10"]
     done = subprocess.run([*command, "--data", str(tmp_path)], capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert done.returncode == 0, done.stderr
     (exam,) = json.loads(done.stdout)["exams"]

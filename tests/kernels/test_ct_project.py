@@ -53,7 +53,7 @@ def test_every_ray_is_the_reference_s(shape: tuple[int, int, int]) -> None:
     out = np.full((7, 3, 6), np.nan)
     project(volume, PLACE, spots, columns, heights, out)
     expected = [
-        [[reference(volume, s, c + (0, 0, h)) for c in row] for h in heights]
+        [[reference(volume, s, c + np.array([0, 0, h])) for c in row] for h in heights]
         for s, row in zip(spots, columns, strict=True)
     ]
     np.testing.assert_allclose(out, expected, atol=1e-10)
