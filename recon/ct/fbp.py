@@ -59,11 +59,8 @@ class _Parallel(Wanted):
         modulation(self.kernel)
         if self.extend_mm < 0:
             raise ConfigError(f"scan {scan.uid}: extend_mm", expected="0 or more", got=f"{self.extend_mm:g}")
-        self._uid, self._ct, self._plan = (
-            scan.uid,
-            ct,
-            planned(scan, ct, self, radius_mm=field_radius_mm(ct) + self.extend_mm),
-        )
+        self._uid, self._ct = scan.uid, ct
+        self._plan = planned(scan, ct, self, radius_mm=field_radius_mm(ct) + self.extend_mm)
         self._views: ParallelViews | None = None
         self._waiting: list[tuple[NDArray[np.void], NDArray[np.float32]]] = []
         self._edge, self._n_made, self._received_s = 0.0, 0, 0.0

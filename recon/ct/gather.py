@@ -160,7 +160,11 @@ def surrounding(ct: CtHeader, plan: SlicePlan, head: NDArray[np.void]) -> Volume
     grid = Grid(
         shape=(max(above - below + 1, 1), int(ny), int(nx)),
         spacing_mm=(dz, step, step),
-        origin_mm=(float(plan.xs[0] - before[1] * step), float(plan.ys[0] - before[0] * step), float(first + below * dz)),
+        origin_mm=(
+            float(plan.xs[0] - before[1] * step),
+            float(plan.ys[0] - before[0] * step),
+            float(first + below * dz),
+        ),
         x_dir=(1.0, 0.0, 0.0),
         y_dir=(0.0, 1.0, 0.0),
         z_dir=(0.0, 0.0, 1.0),

@@ -101,9 +101,7 @@ class _Iterative(SliceOptions):
     def _reconstructed(self, views: Projections) -> Iterator[Image]:
         zs, volume = heights_mm(self._ct, self._plan, views.head), surrounding(self._ct, self._plan, views.head)
         projector = ConeProjector(self._ct, views.head, volume.grid)
-        whole = Subset(
-            projector=projector, lines=torch.from_numpy(views.data), weights=self._weights(projector, views)
-        )
+        whole = Subset(projector=projector, lines=torch.from_numpy(views.data), weights=self._weights(projector, views))
         mu, unexplained = self._solved(whole, volume)
         verdict = _explained(unexplained, self.flag_above)
         for z in zs:

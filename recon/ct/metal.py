@@ -118,7 +118,6 @@ class Metal(Wanted):
         options = {f.name: getattr(self, f.name) for f in fields(Wanted)} | changes
         return (Axial if self._ct.mode == "axial" else Helical)(**options)  # type: ignore[arg-type]
 
-
     def _reduced(self, views: Projections) -> Iterator[Image]:
         quick = self._quick(views, views.data)
         metal, mm3 = _large(quick.hu > self.metal_above_hu, quick.grid, self.least_mm3)

@@ -49,9 +49,7 @@ def currents(ct: CtHeader, head: NDArray[np.void]) -> Floats:
     return head["ma"].astype(float) / ct.ma
 
 
-def trust(
-    lines: NDArray[np.float32], unattenuated: NDArray[np.floating], electronic: float
-) -> NDArray[np.float32]:
+def trust(lines: NDArray[np.float32], unattenuated: NDArray[np.floating], electronic: float) -> NDArray[np.float32]:
     """Return one over the variance of each line integral, (view, row, channel).
 
     Parameters

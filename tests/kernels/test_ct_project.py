@@ -53,7 +53,7 @@ def test_every_ray_is_the_reference_s(shape: tuple[int, int, int]) -> None:
     out = np.full((7, 3, 6), np.nan)
     project(volume, PLACE, spots, columns, heights, out)
     expected = [
-        [[reference(volume, s, c + (0, 0, h)) for c in row] for h in heights]
+        [[reference(volume, s, c + np.array([0, 0, h])) for c in row] for h in heights]
         for s, row in zip(spots, columns, strict=True)
     ]
     np.testing.assert_allclose(out, expected, atol=1e-10)
@@ -62,7 +62,9 @@ def test_every_ray_is_the_reference_s(shape: tuple[int, int, int]) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-12), (np.float32, 1e-5)])
-def test_smear_is_the_transpose_in_slabs_of_any_size(shape: tuple[int, int, int], dtype: type, tolerance: float) -> None:
+def test_smear_is_the_transpose_in_slabs_of_any_size(
+    shape: tuple[int, int, int], dtype: type, tolerance: float
+) -> None:
     rng = np.random.default_rng(2)
     volume, lines = rng.normal(size=shape).astype(dtype), rng.normal(size=(7, 3, 6)).astype(dtype)
     spots, columns, heights = rays()
