@@ -48,7 +48,7 @@ image.SetSpacing([pitch_c, pitch_r, 1])
 image.SetOrigin([-(lines.shape[2] - 1) / 2 * pitch_c, -(lines.shape[1] - 1) / 2 * pitch_r, 0])
 nz = int(n) if lines.shape[1] > 3 else 1
 times = []
-for _ in range(3):
+for _ in range(2):
     volume = rtk.ConstantImageSource[itk.Image[itk.F, 3]].New()
     volume.SetSize([int(n), nz, int(n)])
     volume.SetSpacing([size / n] * 3)
