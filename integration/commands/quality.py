@@ -139,7 +139,7 @@ def drawn(quality: Quality, caption: str) -> str:
 def _table(facts: dict[str, Any], quality: Quality) -> list[str]:
     (x, y), radius = quality.uniform.centre_mm, quality.uniform.radius_mm
     rows = [
-        ("slices", "{slices} of {of}, {thickness_mm:g} mm, pixels {pixel_mm:.3f} mm".format(**facts)),
+        ("slices", "{slices} of {of}, {thickness_mm:.4g} mm, pixels {pixel_mm:.3f} mm".format(**facts)),
         ("uniform region", f"radius {radius:.1f} mm around ({x:.1f}, {y:.1f}) mm"),
         ("HU", f"{quality.hu:.1f}"),
         ("uniformity", f"{quality.uniformity_hu:+.1f} HU from the middle to the rim"),
