@@ -134,7 +134,7 @@ def circle(name: str, *, n: int, n_rows: int, views: int) -> str:
         views_per_rotation=views,
         mu_water_per_mm=_MU,
     )
-    simulation = CtSimulation(CtExam(ct=ct, turns=1.0 if n_rows > 1 else 1.25), cone_object())
+    simulation = CtSimulation(CtExam(ct=ct, turns=1.0), cone_object())
     lines, head = simulation.lines(), simulation.head
     spacing = size / n
     step: Cone | Axial = (
