@@ -19,7 +19,8 @@ from acquisition.sources.phantom.objects import Phantom
 from acquisition.stream import Step
 from acquisition.verdict import Level
 from recon.ct.fbp import Axial
-from recon.ct.iterative import Pwls, Sirt, TotalVariationCt as Tv
+from recon.ct.iterative import Pwls, Sirt
+from recon.ct.iterative import TotalVariationCt as Tv
 from recon.ct.ordered import Subset, curvature, nesterov, ordered_subsets, split
 from recon.ct.statistics import estimated, trust
 from tests.properties import cone
@@ -211,7 +212,7 @@ def test_ordered_subsets_find_the_least_squares_solution_and_momentum_is_faster(
 def test_photons_are_read_from_the_noise_of_an_object_with_edges() -> None:
     ct = scanner(ma=200.0)
     for photons, within in ((1e4, 0.1), (3e5, 0.3)):
-        simulation, views = measured(CtExam(ct=ct, photons=photons, modulation=0.5), chest())
+        _, views = measured(CtExam(ct=ct, photons=photons, modulation=0.5), chest())
         current = views.head["ma"][:, None] / 200.0
         found = estimated(views.data, current)
         np.testing.assert_allclose(np.median(found), photons, rtol=within)
