@@ -10,6 +10,8 @@ from pathlib import Path
 from acquisition.errors import FileFormatError
 from acquisition.sources.cfl import is_cfl, read_cfl
 from acquisition.sources.ctpd import is_ctpd, read_ctpd
+from acquisition.sources.interfile import read_interfile
+from acquisition.sources.interfile_header import is_interfile
 from acquisition.sources.mrd_file import HDF5_MAGIC
 from acquisition.sources.mrd_hdf5 import read_hdf5
 from acquisition.sources.mrd_raw import RawFile, RawItem, reading
@@ -49,6 +51,7 @@ def _is_mrd_stream(first: bytes) -> bool:
 FORMATS: tuple[Format, ...] = (
     Format("ISMRMRD HDF5", _is_hdf5, read_hdf5),
     Format("MRD stream", _is_mrd_stream, read_recording),
+    Format("Interfile header of list-mode", is_interfile, read_interfile),
 )
 """What `open_raw` reads, asked in this order."""
 
