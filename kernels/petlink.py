@@ -42,6 +42,7 @@ def decode(
         Added to: `PROMPTS` and `DELAYEDS` of this call, and all others of the whole file (8,).
     """
     n_pairs, n_all = transaxial.shape[0], transaxial.shape[0] * axial.shape[0]
+    part = 1.0 / n_pairs  # a product in place of a division: exact, offsets are below 2^30
     front, back = 0, events.shape[0]
     read = words.shape[0]
     for i in range(words.shape[0]):
@@ -60,7 +61,7 @@ def decode(
         if offset >= n_all:
             counts[WRONG] += 1
             continue
-        plane = offset // n_pairs
+        plane = np.int64((offset + 0.5) * part)
         pair = offset - plane * n_pairs
         if word & np.uint32(0x40000000):
             row = front
