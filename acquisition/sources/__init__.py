@@ -17,6 +17,7 @@ from acquisition.sources.mrd_hdf5 import read_hdf5
 from acquisition.sources.mrd_raw import RawFile, RawItem, reading
 from acquisition.sources.mrd_recording import read_recording
 from acquisition.sources.mrd_wire import MessageId
+from acquisition.sources.petsird import is_petsird, read_petsird
 
 __all__ = ["FORMATS", "Format", "RawFile", "RawItem", "open_raw"]
 
@@ -51,6 +52,7 @@ def _is_mrd_stream(first: bytes) -> bool:
 FORMATS: tuple[Format, ...] = (
     Format("ISMRMRD HDF5", _is_hdf5, read_hdf5),
     Format("MRD stream", _is_mrd_stream, read_recording),
+    Format("PETSIRD", is_petsird, read_petsird),
     Format("Interfile header of list-mode", is_interfile, read_interfile),
 )
 """What `open_raw` reads, asked in this order."""
