@@ -24,27 +24,20 @@ def decode(
     events: NDArray[np.int32],
     counts: NDArray[np.int64],
 ) -> int:  # pragma: no cover - compiled
-    """Decode words up to, not including, the first time tag of `until_ms` or later; return how many were read.
+    """Decode `words` (word,) up to the first time tag of `until_ms` or later; return how many were read.
 
     Parameters
     ----------
-    words
-        List-mode (word,).
-    until_ms
-        Where to stop [ms].
-    axial
-        Ring times crystals per ring of both detectors, per plane (plane, 2).
-    transaxial
-        Crystal of both detectors, per view and bin (view * bin, 2).
+    axial, transaxial
+        Of both detectors ring times crystals per ring (plane, 2), and crystal (view * bin, 2).
     events
         Receives pairs (word, 2): prompts from the front, delayeds from the back.
     counts
-        Added to: `PROMPTS` and `DELAYEDS` of this call, and all others of the whole file (8,).
+        Added to (8,); `PROMPTS` and `DELAYEDS` are those of this call.
     """
     n_pairs, n_all = transaxial.shape[0], transaxial.shape[0] * axial.shape[0]
     part = 1.0 / n_pairs  # a product in place of a division: exact, offsets are below 2^30
-    front, back = 0, events.shape[0]
-    read = words.shape[0]
+    front, back, read = 0, events.shape[0], words.shape[0]
     for i in range(words.shape[0]):
         word = words[i]
         if word >> np.uint32(31):

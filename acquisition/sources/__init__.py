@@ -96,10 +96,9 @@ def open_raw(path: Path | str) -> RawFile:
     path = Path(path)
     if path.is_dir():
         return _open_folder(path)
-    if is_cfl(path):
+    if is_cfl(path) and not is_interfile(_first_bytes(path) if path.is_file() else b""):
         return read_cfl(path)
-    with reading(path, "file"), path.open("rb") as file:
-        first = file.read(1024)
+    first = _first_bytes(path)
     for kind in FORMATS:
         if kind.fits(first):
             return kind.read(path)
@@ -109,6 +108,11 @@ def open_raw(path: Path | str) -> RawFile:
         got=_found(first),
         action="convert it, for Siemens twix with siemens_to_ismrmrd",
     )
+
+
+def _first_bytes(path: Path) -> bytes:
+    with reading(path, "file"), path.open("rb") as file:
+        return file.read(1024)
 
 
 def _open_folder(path: Path) -> RawFile:

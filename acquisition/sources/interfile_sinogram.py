@@ -47,7 +47,7 @@ class SinogramLayout:
         step = 1 if most > least else 2
         total = (self.pet.n_rings - 1) + step * (axial - (self.n_axial[segment] - 1) / 2)
         found = [((total + d) / 2, (total - d) / 2) for d in range(least, most + 1)]
-        inside = [p for p in found if p[0] == int(p[0]) and 0 <= min(p) and max(p) < self.pet.n_rings]
+        inside = [p for p in found if p[0] == int(p[0]) and min(p) >= 0 and max(p) < self.pet.n_rings]
         return np.array(inside, np.int32).reshape(-1, 2)
 
     def crystals(self) -> NDArray[np.int32]:

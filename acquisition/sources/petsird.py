@@ -112,7 +112,7 @@ class _Opened:
             raise schema.unfit("coincidences of two detection bins and tofIdx", ", ".join(event.fields or ()))
         header, blocks = schema.codec(schema.steps[0][1]), schema.codec(schema.steps[1][1]["stream"]["items"])
         found = header.read(cursor)
-        digest = hashlib.sha256(data[: cursor.at]).hexdigest()
+        digest = hashlib.sha256(data[: cursor.at].tobytes()).hexdigest()
         try:
             return cls(cursor, found, blocks, detectors_of(found["scanner"], where), digest)
         except KeyError as error:
@@ -184,8 +184,9 @@ def _pairs(
     for i, j, columns in lists:
         part = slice(at, at := at + len(columns))
         known = max(i, j) < len(detectors.tables)
-        tables = (detectors.tables[i], detectors.tables[j]) if known else ()
-        wrong = varint.place(columns, *tables, pairs[part], tof[part]) if known else len(columns)
+        wrong = len(columns)
+        if known:
+            wrong = varint.place(columns, detectors.tables[i], detectors.tables[j], pairs[part], tof[part])
         if wrong or columns[:, 2].max() >= detectors.pet.n_tof:
             raise DataError(
                 f"{where}: coincidences of module types {i}, {j}",
@@ -204,12 +205,14 @@ def _counted(singles: list[NDArray[np.uint32]], detectors: Detectors) -> NDArray
 
 
 def _singles(block: dict[str, Any], detectors: Detectors) -> NDArray[np.uint32]:
-    """Return a histogram of singles: per detector where the file has it so, else per unit of the file."""
+    """Return a histogram of singles: per detector where the file has it so, else per unit of the file.
+
+    0.9 calls the histograms per detection bin ``singlesHistograms``.
+    """
     units = block.get("singlesPerSinglesUnitHistogram") or ()
     if len(units):
         return np.array([np.sum(unit) for unit in units], np.uint32)
-    bins = block["singlesPerDetectionBinHistogram"] if "singlesPerDetectionBinHistogram" in block else None
-    bins = block["singlesHistograms"] if bins is None else bins  # before 0.12
+    bins = block["singlesHistograms" if "singlesHistograms" in block else "singlesPerDetectionBinHistogram"]
     if [len(b) for b in bins] != [len(t) for t in detectors.tables]:
         return np.concatenate([np.asarray(b, np.uint32) for b in bins])
     out = np.zeros(detectors.pet.n_rings * detectors.pet.n_crystals, np.int64)

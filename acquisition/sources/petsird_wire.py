@@ -48,7 +48,7 @@ class Cursor:
             The data end before, or are no numbers.
         """
         self.require(n)
-        out = np.empty(n, dtype)
+        out: NDArray = np.empty(n, dtype)
         end = varint.read(self.data, self.at, out)
         if end < 0:
             raise self.broken(f"{n} numbers", "the end, or no numbers")
@@ -80,9 +80,8 @@ class Cursor:
 
     def broken(self, expected: str, got: str) -> FileFormatError:
         """Return the error that says what is wrong here."""
-        return FileFormatError(
-            f"{self.where}, byte {self.at}", expected=expected, got=got, action="copy the file again; it is cut or damaged"
-        )
+        action = "copy the file again; it is cut or damaged"
+        return FileFormatError(f"{self.where}, byte {self.at}", expected=expected, got=got, action=action)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +227,8 @@ def _numbers(cursor: Cursor, flat: tuple[str, int], n: int) -> NDArray:
         out = cursor.unsigned(n * columns, _UNSIGNED[name])
     else:
         zigzag = cursor.unsigned(n * columns)
-        out = ((zigzag >> np.uint64(1)).astype(np.int64) ^ -(zigzag & np.uint64(1)).astype(np.int64)).astype(_SIGNED[name])
+        sign = -(zigzag & np.uint64(1)).astype(np.int64)
+        out = ((zigzag >> np.uint64(1)).astype(np.int64) ^ sign).astype(_SIGNED[name])
     return out if columns == 1 else out.reshape(n, columns)
 
 
@@ -327,7 +327,7 @@ def _array(item: Codec, dimensions: int | list[dict[str, Any]] | None) -> Codec:
         cursor.require(size)
         if flat is None:
             return [item.read(cursor) for _ in range(size)]
-        return _numbers(cursor, flat, size).reshape(*shape, *((flat[1],) if flat[1] > 1 else ()))  # type: ignore[arg-type]
+        return _numbers(cursor, flat, size).reshape(*shape, *((flat[1],) if flat[1] > 1 else ()))
 
     def write(out: bytearray, values: Any) -> None:
         array = np.asarray(values)

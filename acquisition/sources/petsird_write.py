@@ -219,7 +219,7 @@ def _cylinder(pet: PetHeader) -> tuple[NDArray[np.float32], NDArray[np.float32],
     return modules.astype(np.float32), elements.astype(np.float32), detectors.ravel()
 
 
-def _turned(angle: NDArray[np.float64]) -> NDArray[np.float64]:
+def _turned(angle: NDArray) -> NDArray[np.float64]:
     """Return rotations about z (n, 3, 4)."""
     out = np.zeros((len(angle), 3, 4))
     out[:, 0, 0], out[:, 0, 1] = np.cos(angle), -np.sin(angle)
@@ -296,5 +296,3 @@ def _signal(waveform: Waveform) -> dict[str, Any]:
         "signalID": kind,
         "signalValues": values.astype(np.float32),
     }
-
-

@@ -39,9 +39,7 @@ _PROGRESS_S = 0.5
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument(
-        "raw", type=Path, metavar="RAW", help=_RAW
-    )
+    parser.add_argument("raw", type=Path, metavar="RAW", help=_RAW)
     parser.add_argument("-p", "--protocol", default=AUTO, help="protocol (default: chosen by the header)")
     add_changes(parser)
     parser.add_argument("-o", "--out", type=Path, metavar="DIR", help="folder for the DICOM files")
