@@ -34,6 +34,14 @@ OUR_METHOD = "counts per s = factor * product of efficiencies * solid angle * in
 RINGS_TEXT = "; rings differ by at most {}"
 """What is said there besides, where a scanner does not accept all rings: the format has no other place for it."""
 
+_NEEDED = {
+    "TimeInterval": ("start", "stop"),
+    "EventTimeBlock": ("timeInterval", "singleEvents", "promptEvents", "delayedEvents"),
+    "ExternalSignalTimeBlock": ("timeInterval", "signalID", "signalValues"),
+    "BedMovementTimeBlock": ("timeInterval", "transform"),
+    "SinglesHistogramTimeBlock": ("timeInterval",),
+}
+"""Types of the schema and the fields that are read."""
 _SIGNALS = {"ecgTrace": 0, "ecgTrigger": 0, "respTrace": 2, "respTrigger": 2, "otherMotionSignal": 3}
 _SIGNALS |= {"otherMotionTrigger": 3}
 _OTHER_SIGNAL = 4
@@ -56,15 +64,16 @@ def read_petsird(path: Path) -> RawFile:
         Its scanner is of a kind that is not supported.
     """
     read = _Opened.at(path)
-    pet = read.detectors.pet
-    exam = read.header["exam"]
-    scan = Scan(
-        uid=f"petsird-{read.digest[:16]}",
-        modality="PT",
-        equipment=Equipment(model=read.header["scanner"]["modelName"] or None),
-        pet=replace(pet, tracer=tracer_of(exam), **_calibration(read.header["scanner"])),
-        **exam_of(exam),
-    )
+    with reading(path, "header of PETSIRD"):
+        pet = read.detectors.pet
+        exam = read.header["exam"]
+        scan = Scan(
+            uid=f"petsird-{read.digest[:16]}",
+            modality="PT",
+            equipment=Equipment(model=read.header["scanner"]["modelName"] or None),
+            pet=replace(pet, tracer=tracer_of(exam), **_calibration(read.header["scanner"])),
+            **exam_of(exam),
+        )
     return RawFile(path=path, format="PETSIRD", scan=scan, source=lambda: _items(_Opened.at(path)))
 
 
@@ -92,6 +101,7 @@ def read_efficiencies(path: Path) -> NDArray[np.float32] | None:
 class _Opened:
     """A file, read up to its first time block."""
 
+    path: Path
     cursor: Cursor
     header: dict[str, Any]
     blocks: Codec
@@ -101,22 +111,28 @@ class _Opened:
     @classmethod
     def at(cls, path: Path) -> _Opened:
         where = f"file {path.name}"
-        with reading(path, "file"):
+        with reading(path, "PETSIRD file"):
             data = np.memmap(path, np.uint8, mode="r")
-        cursor, text = opened(data, where)
-        schema = Schema(text, where)
-        if [name for name, _ in schema.steps] != ["header", "timeBlocks"]:
-            raise schema.unfit("header, then timeBlocks", ", ".join(name for name, _ in schema.steps))
-        event = schema.codec("PETSIRD.CoincidenceEvent")
-        if event.flat != ("uint32", 3) or list(event.fields or ()) != ["detectionBins", "tofIdx"]:
-            raise schema.unfit("coincidences of two detection bins and tofIdx", ", ".join(event.fields or ()))
-        header, blocks = schema.codec(schema.steps[0][1]), schema.codec(schema.steps[1][1]["stream"]["items"])
-        found = header.read(cursor)
-        digest = hashlib.sha256(data[: cursor.at].tobytes()).hexdigest()
-        try:
-            return cls(cursor, found, blocks, detectors_of(found["scanner"], where), digest)
-        except KeyError as error:
-            raise schema.unfit(f"a header with {error}", "none") from error
+            cursor, text = opened(data, where)
+            schema = Schema(text, where)
+            if [name for name, _ in schema.steps] != ["header", "timeBlocks"]:
+                raise schema.unfit("header, then timeBlocks", ", ".join(name for name, _ in schema.steps))
+            _check_types(schema)
+            header, blocks = schema.codec(schema.steps[0][1]), schema.codec(schema.steps[1][1]["stream"]["items"])
+            found = header.read(cursor)
+            digest = hashlib.sha256(data[: cursor.at].tobytes()).hexdigest()
+            return cls(path, cursor, found, blocks, detectors_of(found["scanner"], where), digest)
+
+
+def _check_types(schema: Schema) -> None:
+    """Refuse a schema whose events or time blocks are not what is decoded here."""
+    event = schema.codec("PETSIRD.CoincidenceEvent")
+    if event.flat != ("uint32", 3) or list(event.fields or ()) != ["detectionBins", "tofIdx"]:
+        raise schema.unfit("coincidences of two detection bins and tofIdx", ", ".join(event.fields or ()))
+    for name, needed in _NEEDED.items():
+        fields = schema.codec(f"PETSIRD.{name}").fields or {}
+        if missing := [f for f in needed if f not in fields]:
+            raise schema.unfit(f"{name} with {', '.join(missing)}", ", ".join(fields))
 
 
 def _calibration(scanner: dict[str, Any]) -> dict[str, Any]:
@@ -132,6 +148,11 @@ def _calibration(scanner: dict[str, Any]) -> dict[str, Any]:
 
 def _items(read: _Opened) -> Iterator[RawItem]:
     """Yield events and signals; an event block waits for the singles that may follow it."""
+    with reading(read.path, "time block of PETSIRD"):
+        yield from _read_items(read)
+
+
+def _read_items(read: _Opened) -> Iterator[RawItem]:
     cursor, bed_mm = read.cursor, 0.0
     signals = {s["id"]: s["type"] for s in (read.header["exam"] or {}).get("externalSignals", ())}
     waiting: Events | None = None
