@@ -18,6 +18,7 @@ from acquisition.pet_geometry import checked, detectors_mm
 from acquisition.scan import PetHeader
 
 _SAME_MM, _SAME_RAD = 0.05, 1e-3
+_FARTHEST_MM = 1e4
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +40,18 @@ def detectors_of(scanner: dict[str, Any], where: str) -> Detectors:
         There is no detector, or time-of-flight bins differ in width or between types of modules.
     """
     modules = scanner["scannerGeometry"]["replicatedModules"]
-    places = [_centres(module) for module in modules]
+    with np.errstate(invalid="ignore", over="ignore"):
+        places = [_centres(module) for module in modules]
     counts = [len(p) for p in places]
     if not sum(counts):
         raise HeaderError(f"{where}: scanner geometry", expected="detecting elements", got="none")
+    if not all((np.abs(p) < _FARTHEST_MM).all() for p in places):  # false for NaN, too
+        raise HeaderError(
+            f"{where}: scanner geometry",
+            expected=f"elements within {_FARTHEST_MM:g} mm of the middle",
+            got="others, or no numbers",
+            action="write the file again",
+        )
     energies = [max(1, len(e["edges"]) - 1) for e in scanner["eventEnergyBinEdges"]] or [1] * len(modules)
     pet, order = _rings(np.concatenate(places))
     starts = np.concatenate([[0], np.cumsum(counts)])

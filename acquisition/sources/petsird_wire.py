@@ -37,7 +37,7 @@ class Cursor:
     """Bytes and where the next value begins."""
 
     def __init__(self, data: NDArray[np.uint8], where: str) -> None:
-        self.data, self.where, self.at = data, where, 0
+        self.data, self.where, self.at = np.asarray(data), where, 0
 
     def unsigned(self, n: int, dtype: type = np.uint64) -> NDArray:
         """Read `n` unsigned numbers.
