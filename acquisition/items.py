@@ -241,6 +241,10 @@ class Waveform:
     """Time between samples [us]."""
     data: NDArray[np.uint32]
     """Samples (channel, time)."""
+    gain: float = 1.0
+    """A sample's unit: the value is ``offset + gain * sample``."""
+    offset: float = 0.0
+    """Value of sample 0."""
     flags: int = 0
     """Vendor flags."""
     measurement_uid: int = 0

@@ -51,8 +51,8 @@ _TOLD = 5  # a line for every so many slices
 
 
 def demo_exam() -> CtExam:
-    """Return the exam of the demonstration: 18 cm of chest at 15 mm per rotation of 1 s, 16 rows."""
-    turns, feed_mm = 12.0, 15.0
+    """Return the exam of the demonstration: 15 cm of chest at 15 mm per rotation of 1 s, 16 rows."""
+    turns, feed_mm = 10.0, 15.0
     return CtExam(
         ct=gantry(rotation_s=1.0),
         turns=turns,

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from acquisition.errors import ConfigError
+from acquisition.errors import ConfigError, DataError
 from acquisition.items import Image
 from acquisition.scan import Scan
 from acquisition.verdict import Verdict
+from integration.delivery.destination import Destination
 from integration.delivery.journal import Journal
 from integration.delivery.rows import Instance
 from integration.delivery.spool import Spool, digest, write_durably
 from integration.dicom.common import DicomInstance
 from integration.dicom.ct import CtSeries
+from integration.dicom.enhanced_ct import enhanced_ct
 from integration.dicom.mr import MrSeries
 from integration.dicom.pet import PetSeries
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,14 +111,19 @@ class SpoolExporter:
     spool, journal
         Where they wait.
     destinations
-        Names of the archives.
+        The archives. One that takes Enhanced CT gets one object for each series in HU, when the scan is over.
     scan, job
         What is exported.
     """
 
-    def __init__(self, spool: Spool, journal: Journal, *, destinations: Sequence[str], scan: Scan, job: str) -> None:
-        self._spool, self._journal, self._destinations = spool, journal, destinations
-        self._job, self._series = job, series_of(scan, job)
+    def __init__(
+        self, spool: Spool, journal: Journal, *, destinations: Sequence[Destination], scan: Scan, job: str
+    ) -> None:
+        self._spool, self._journal, self._scan, self._job = spool, journal, scan, job
+        whole = [d.name for d in destinations if scan.modality == "CT" and d.ct_objects == "enhanced"]
+        self._all, self._whole = [d.name for d in destinations], whole
+        self._series = series_of(scan, job)
+        self._kept: dict[str, list[tuple[Image, list[Instance]]]] = {}
 
     def send(self, image: Image) -> Receipt:
         """Write, then queue: what lies in the spool unqueued is found again at the next start.
@@ -124,25 +134,45 @@ class SpoolExporter:
             The disk is nearly full.
         """
         made = self._series.instances(image)
-        return _receipt(made, [self._queue(instance) for instance in made])
+        later = self._whole if image.unit == "HU" else []
+        rows = [self._queue(instance, [name for name in self._all if name not in later]) for instance in made]
+        if later:
+            self._kept.setdefault(image.output, []).append((image, rows))
+        return _receipt(made, [Path(row.path) for row in rows])
 
-    def _queue(self, made: DicomInstance) -> Path:
+    def finish(self) -> None:
+        """The scan is over: queue what is one object per series; slices that cannot be one go as they are.
+
+        Raises
+        ------
+        StorageFullError
+            The disk is nearly full.
+        """
+        kept, self._kept = self._kept, {}
+        for output, pairs in kept.items():
+            try:
+                self._queue(enhanced_ct(self._scan, self._job, [image for image, _ in pairs]), self._whole)
+            except DataError as error:
+                _LOG.warning("scan %s job %s: %s goes slice by slice: %s", self._scan.uid, self._job, output, error)
+                for _, rows in pairs:
+                    for row in rows:
+                        self._journal.queue(row, self._whole)
+
+    def _queue(self, made: DicomInstance, destinations: Sequence[str]) -> Instance:
         path = self._spool.write(made.sop_instance_uid, made.data)
-        self._journal.queue(
-            Instance(
-                sop_uid=made.sop_instance_uid,
-                job=self._job,
-                series_uid=made.series_uid,
-                study_uid=made.study_uid,
-                sop_class=made.sop_class_uid,
-                path=str(path),
-                sha256=digest(made.data),
-                size=len(made.data),
-                description=made.description,
-            ),
-            self._destinations,
+        row = Instance(
+            sop_uid=made.sop_instance_uid,
+            job=self._job,
+            series_uid=made.series_uid,
+            study_uid=made.study_uid,
+            sop_class=made.sop_class_uid,
+            path=str(path),
+            sha256=digest(made.data),
+            size=len(made.data),
+            description=made.description,
         )
-        return path
+        self._journal.queue(row, destinations)
+        return row
 
 
 def _receipt(made: Sequence[DicomInstance], paths: Sequence[Path]) -> Receipt:

@@ -42,6 +42,8 @@ class Hooks:
     """Chooses the reconstruction of a job."""
     exporter: Callable[[Scan, str], Export]
     """Makes the exporter of a job."""
+    finish: Callable[[str], None] = lambda job: None
+    """Told that a job makes no more images."""
     adopt: Callable[[], object] = lambda: None
     """Queues what lies in the spool although nobody knows it; called once, after the replays."""
     expected: Callable[[], None] = lambda: None
@@ -181,7 +183,12 @@ class House:
         self.journal.open_job(row)
 
     def finish_job(self, job: str, state: JobState, reason: str, verdicts: Iterable[Verdict]) -> None:
-        """Write down how it ended."""
+        """Write down how it ended, once all that it made is durable."""
+        if job == self._replaying:
+            self.hooks.finish(job)
+        else:
+            self._exports.submit(self.hooks.finish, job).result()
+            self.hooks.exported()
         self.journal.finish_job(job, state, reason=reason, verdicts=[*verdicts, *self.recorder.verdicts(job)])
 
     def made(self, job: str, image: Image) -> Moments:

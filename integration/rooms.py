@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
-from acquisition.items import Image
 from acquisition.scan import Scan
 from acquisition.verdict import Level, Verdict
 from integration import router
@@ -25,9 +22,21 @@ def rooms(library: Library) -> Rooms:
 
     def build(plan: Plan, journal: Journal, spool: Spool) -> Hooks:
         names = [destination.name for destination in plan.destinations]
+        exporters: dict[str, SpoolExporter] = {}
+
+        def exporter(scan: Scan, job: str) -> Export:
+            made = SpoolExporter(spool, journal, destinations=plan.destinations, scan=scan, job=job)
+            exporters[job] = made
+            return lambda image: made.send(image).sop_uids
+
+        def finish(job: str) -> None:
+            if job in exporters:
+                exporters.pop(job).finish()
+
         return Hooks(
             prepare=lambda request, scan, job: prepare(library, request, scan),
-            exporter=_exporter(spool, journal, names),
+            exporter=exporter,
+            finish=finish,
             adopt=lambda: recover(spool, journal, names),
         )
 
@@ -49,18 +58,6 @@ def prepare(library: Library, request: Request, scan: Scan) -> Prepared:
         protocol = protocol.with_changes(request.changes)
     found = (_chosen(protocol.name),) if request.protocol == AUTO else ()
     return Prepared(protocol.name, Run(scan, protocol), found)
-
-
-def _exporter(spool: Spool, journal: Journal, names: Sequence[str]) -> Callable[[Scan, str], Export]:
-    def make(scan: Scan, job: str) -> Export:
-        exporter = SpoolExporter(spool, journal, destinations=names, scan=scan, job=job)
-
-        def export(image: Image) -> Sequence[str]:
-            return exporter.send(image).sop_uids
-
-        return export
-
-    return make
 
 
 def _chosen(name: str) -> Verdict:

@@ -180,6 +180,9 @@ _WEIGHTS = {"beyond_grappa": 8, "lattice": 8, "multiband": 8, "name": 4, "parame
 
 
 def _described(scan: Scan) -> str:
+    if scan.pet is not None:
+        pet = scan.pet
+        return f"{scan.modality}, {pet.n_rings} rings of {pet.n_crystals}, {pet.n_tof} time-of-flight bins"
     return (
         f"{scan.modality}, {_trajectory(scan) or 'no'} trajectory, {_dimensions(scan)}D, "
         f"protocol {scan.protocol_name or 'not named'}, sequence {_sequence(scan) or 'not named'}"

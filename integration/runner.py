@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from acquisition.items import Image, Item, Projections, Readouts, Waveform
+from acquisition.items import Events, Image, Item, Projections, Readouts, Waveform
 from acquisition.scan import Scan
 from acquisition.stream import Chain
 from acquisition.verdict import Level, Verdict
@@ -25,6 +25,10 @@ class Summary:
     """Name of the protocol."""
     readouts: int
     """Readouts or views fed."""
+    prompts: int = 0
+    """Coincidences fed."""
+    delayeds: int = 0
+    """Delayed coincidences fed."""
     images: dict[str, int]
     """Images let through, by output."""
 
@@ -47,7 +51,7 @@ class Run:
         self._found: list[Verdict] = list(scan.verdicts)
         self._unused: Counter[str] = Counter()
         self._images: Counter[str] = Counter()
-        self._readouts = 0
+        self._readouts = self._prompts = self._delayeds = 0
 
     def open(self) -> None:
         """Let every Step prepare: check that it can be done, allocate, warm up.
@@ -63,6 +67,9 @@ class Run:
         """Take one item; give the images that are ready now."""
         if isinstance(item, Readouts | Projections):
             self._readouts += len(item)
+        elif isinstance(item, Events):
+            self._prompts += len(item.prompts)
+            self._delayeds += len(item.delayeds)
         return self._out(self._chain.feed(item))
 
     def close(self) -> Iterator[Image]:
@@ -79,7 +86,13 @@ class Run:
     @property
     def summary(self) -> Summary:
         """What has been done so far."""
-        return Summary(protocol=self.protocol.name, readouts=self._readouts, images=dict(self._images))
+        return Summary(
+            protocol=self.protocol.name,
+            readouts=self._readouts,
+            prompts=self._prompts,
+            delayeds=self._delayeds,
+            images=dict(self._images),
+        )
 
     def _out(self, items: Iterable[Item]) -> Iterator[Image]:
         for item in items:
@@ -113,6 +126,6 @@ class Run:
                 unit="items",
                 evidence=f"{self._unused[name]} x {name} reached the end of the protocol",
             )
-            for name in ("Readouts", "Frame", "Projections")
+            for name in ("Readouts", "Frame", "Projections", "Events")
             if self._unused[name]
         ]

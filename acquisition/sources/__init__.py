@@ -10,11 +10,14 @@ from pathlib import Path
 from acquisition.errors import FileFormatError
 from acquisition.sources.cfl import is_cfl, read_cfl
 from acquisition.sources.ctpd import is_ctpd, read_ctpd
+from acquisition.sources.interfile import read_interfile
+from acquisition.sources.interfile_header import is_interfile
 from acquisition.sources.mrd_file import HDF5_MAGIC
 from acquisition.sources.mrd_hdf5 import read_hdf5
 from acquisition.sources.mrd_raw import RawFile, RawItem, reading
 from acquisition.sources.mrd_recording import read_recording
 from acquisition.sources.mrd_wire import MessageId
+from acquisition.sources.petsird import is_petsird, read_petsird
 
 __all__ = ["FORMATS", "Format", "RawFile", "RawItem", "open_raw"]
 
@@ -49,6 +52,8 @@ def _is_mrd_stream(first: bytes) -> bool:
 FORMATS: tuple[Format, ...] = (
     Format("ISMRMRD HDF5", _is_hdf5, read_hdf5),
     Format("MRD stream", _is_mrd_stream, read_recording),
+    Format("PETSIRD", is_petsird, read_petsird),
+    Format("Interfile header of list-mode", is_interfile, read_interfile),
 )
 """What `open_raw` reads, asked in this order."""
 
@@ -91,10 +96,9 @@ def open_raw(path: Path | str) -> RawFile:
     path = Path(path)
     if path.is_dir():
         return _open_folder(path)
-    if is_cfl(path):
+    if is_cfl(path) and not is_interfile(_first_bytes(path) if path.is_file() else b""):
         return read_cfl(path)
-    with reading(path, "file"), path.open("rb") as file:
-        first = file.read(1024)
+    first = _first_bytes(path)
     for kind in FORMATS:
         if kind.fits(first):
             return kind.read(path)
@@ -104,6 +108,11 @@ def open_raw(path: Path | str) -> RawFile:
         got=_found(first),
         action="convert it, for Siemens twix with siemens_to_ismrmrd",
     )
+
+
+def _first_bytes(path: Path) -> bytes:
+    with reading(path, "file"), path.open("rb") as file:
+        return file.read(1024)
 
 
 def _open_folder(path: Path) -> RawFile:

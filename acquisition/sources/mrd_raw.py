@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from acquisition.errors import FileFormatError
-from acquisition.items import Image, Projections, Readouts, Waveform
+from acquisition.items import Events, Image, Projections, Readouts, Waveform
 from acquisition.scan import Scan
 
-RawItem = Readouts | Projections | Waveform | Image
+RawItem = Readouts | Projections | Events | Waveform | Image
 """What a file of raw data holds."""
 
 BLOCK_BYTES = 4 << 20
@@ -34,7 +34,7 @@ class RawFile:
     """Opens the file and gives its items."""
 
     def items(self) -> Iterator[RawItem]:
-        """Yield blocks of readouts or views of equal shape, waveforms and images; each call starts anew.
+        """Yield blocks of readouts or views of equal shape or of events, waveforms and images; each call starts anew.
 
         Raises
         ------

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from acquisition.errors import ConfigError, ReconError
-from acquisition.items import Image, Projections, Readouts
+from acquisition.items import Events, Image, Projections, Readouts
 from acquisition.sources import RawFile, open_raw
 from acquisition.verdict import Level, Verdict
 from integration import router
@@ -29,17 +29,17 @@ EXAMPLES = """
   isocenter reconstruct raw.h5 -p mri_cartesian --set mri.grappa.kernel=2,5 -o dicom/ --npy volume.npy
   isocenter reconstruct ksp.cfl --npy volume.npy
   isocenter reconstruct views/ -p ct_helical --set ct.helical.kernel=soft -o dicom/
+  isocenter reconstruct listmode.l.hdr -o dicom/
   isocenter reconstruct raw.h5 --json | jq .verdicts
 """
 
+_RAW = "ISMRMRD/MRD file, recording, BART .cfl, folder of DICOM-CT-PD views, PETSIRD file, or list-mode's header"
 _PROGRESS_S = 0.5
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument(
-        "raw", type=Path, metavar="RAW", help="ISMRMRD/MRD file, recording, BART .cfl, or folder of DICOM-CT-PD views"
-    )
+    parser.add_argument("raw", type=Path, metavar="RAW", help=_RAW)
     parser.add_argument("-p", "--protocol", default=AUTO, help="protocol (default: chosen by the header)")
     add_changes(parser)
     parser.add_argument("-o", "--out", type=Path, metavar="DIR", help="folder for the DICOM files")
@@ -123,7 +123,7 @@ def _watched(raw: RawFile, *, quiet: bool) -> Iterator[object]:
     show = not quiet and sys.stderr.isatty()
     for item in raw.items():
         yield item
-        n += len(item) if isinstance(item, Readouts | Projections) else 0
+        n += len(item) if isinstance(item, Readouts | Projections | Events) else 0
         if show and time.monotonic() - told > _PROGRESS_S:
             told = time.monotonic()
             print(f"\r{n} {_noun(raw.scan.modality)}", end="", file=sys.stderr, flush=True)
@@ -132,7 +132,7 @@ def _watched(raw: RawFile, *, quiet: bool) -> Iterator[object]:
 
 
 def _noun(modality: object) -> str:
-    return "views" if modality == "CT" else "readouts"
+    return {"CT": "views", "PT": "coincidences"}.get(str(modality), "readouts")
 
 
 def _tell(report: dict[str, object], verdicts: Iterable[Verdict], *, as_json: bool) -> None:
@@ -140,7 +140,7 @@ def _tell(report: dict[str, object], verdicts: Iterable[Verdict], *, as_json: bo
         print(json.dumps(report))
         return
     images = ", ".join(f"{n} {name}" for name, n in report["images"].items())  # type: ignore[attr-defined]
-    taken = f"{report['readouts']} {_noun(report['modality'])}"
+    taken = f"{report['prompts'] or report['readouts']} {_noun(report['modality'])}"
     print(f"{report['protocol']}: {taken} -> {images} in {report['seconds']:.2f} s")
     if report["dicom_dir"]:
         print(f"{report['files']} DICOM files in {report['dicom_dir']}")

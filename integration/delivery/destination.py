@@ -46,6 +46,8 @@ class Destination(BaseModel):
     """How long the archive may be unreachable before what waits for it becomes dead letters [s]."""
     commit_timeout_s: float = Field(default=60.0, gt=0)
     """Longest wait for the answer to one storage commitment request [s]."""
+    ct_objects: Literal["classic", "enhanced"] = "classic"
+    """CT slice by slice while the scan runs (classic), or one Enhanced CT object per series at its end."""
     enabled: bool = True
     """A disabled destination is sent nothing; what is queued for it waits."""
 

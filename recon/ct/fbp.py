@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from acquisition.ct_geometry import checked, field_radius_mm, row_pitch_iso_mm
+from acquisition.ct_geometry import checked, fan_angles, field_radius_mm, row_pitch_iso_mm
 from acquisition.errors import ConfigError, DataError, HeaderError, ReconError
 from acquisition.items import Image, Item, Projections
 from acquisition.scan import Scan
@@ -215,8 +215,16 @@ class _Parallel(Wanted):
 class Axial(_Parallel):
     """Filtered backprojection of rotations with the table at rest (any number of table positions).
 
-    A full turn, or any part of it from half a turn plus the fan angle up.
+    A full turn, or any part of it from half a turn plus the fan angle up. A full turn is a closed circle: its first
+    views follow its last, so that all rays are used twice, not only those that parallel views of one pass contain.
     """
+
+    def open(self, scan: Scan) -> None:
+        """Check the geometry, plan the slices, and make room for the views that close the circle."""
+        super().open(scan)
+        per_rad = self._ct.views_per_rotation / (2 * np.pi)
+        self._n_first = 2 * int(np.ceil(np.abs(fan_angles(self._ct)).max() * per_rad)) + CHUNK
+        self._first: list[NDArray[np.float32]] = []
 
     def feed(self, item: Item) -> Iterator[Item]:
         """Take views; give the slices of a table position when the next one begins. Everything else passes."""
@@ -230,6 +238,23 @@ class Axial(_Parallel):
             if views is not None and abs(block.head["z_mm"][0] - views.path.z_mm) > row_pitch_iso_mm(self._ct) / 2:
                 yield from self._finish()
             yield from super().feed(block)
+
+    def _take(self, head: NDArray[np.void], data: NDArray[np.float32]) -> Iterator[Image]:
+        """Take at most `CHUNK` views; remember the first of a table position."""
+        self._first += [view.copy() for view in data[: max(self._n_first - len(self._first), 0)]]
+        yield from super()._take(head, data)
+
+    def _finish(self) -> Iterator[Image]:
+        """Close the circle, and give the slices."""
+        views, per_turn, first = self._views, self._ct.views_per_rotation, self._first
+        self._first = []
+        if views is not None and views.n_fans >= per_turn:
+            again = 2 * views.ahead * len(self._fans.shifts)
+            for start in range(views.n_fans - per_turn, again, CHUNK):
+                views.put(np.array(first[start : min(start + CHUNK, again)]))
+                while views.sort():
+                    pass  # slices come when all is in
+        yield from super()._finish()
 
     def _mode(self) -> str:
         return "axial"

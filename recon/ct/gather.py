@@ -48,7 +48,7 @@ class TablePositions:
         if item.data.shape[1:] != shape:
             raise DataError(where, expected=f"{shape[0]} x {shape[1]} elements", got=str(item.data.shape[1:]))
         away = np.abs(np.diff(item.head["z_mm"])) > row_pitch_iso_mm(self._ct) / 2
-        jumps = np.flatnonzero(away) + 1 if self._ct.mode == "axial" else []
+        jumps = np.flatnonzero(away & (self._ct.mode == "axial")) + 1
         for part in np.split(np.arange(len(item)), jumps):
             photons = None if item.photons is None else item.photons[part].copy()
             block = replace(item, head=item.head[part].copy(), data=item.data[part].copy(), photons=photons)

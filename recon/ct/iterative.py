@@ -39,8 +39,8 @@ _TINY = 1e-30
 class _Iterative(SliceOptions):
     """What the methods have in common: views of a position, voxels, subsets, slices."""
 
-    n_iterations: int = 12
-    """How often all views are used."""
+    n_iterations: int = 10
+    """How often all views are used; more often where they are too few for so many subsets."""
     n_subsets: int = 24
     """Subsets of the views at first; half as many after half of the iterations, a quarter for the last quarter."""
     flag_above: float = 0.05
@@ -112,7 +112,8 @@ class _Iterative(SliceOptions):
     def _solved(self, whole: Subset, volume: Volume) -> tuple[Tensor, float]:
         """Return the attenuation [1/mm] and the part of the lines that it does not explain."""
         n_views = whole.lines.shape[0]
-        stages = [(max(1, n), k) for n, k in self._stages(n_views) if k]
+        stages = self._stages(n_views)
+        n_iterations = sum(k for _, k in stages)
         bend = curvature(split(whole, stages[0][0]))
         update = self._update(bend, volume)
         energy = float((whole.weights * whole.lines.square()).double().sum())
@@ -120,7 +121,7 @@ class _Iterative(SliceOptions):
 
         def report(iteration: int, misfit: float, change: float) -> None:
             left[0] = float(np.sqrt(misfit / max(energy, _TINY)))
-            place = f"{done + iteration} of {self.n_iterations}"
+            place = f"{done + iteration} of {n_iterations}"
             text = "scan %s: %s iteration %s, %.2f %% unexplained, changed by %.2f %%"
             _LOG.info(text, self._uid, self._name, place, 100 * left[0], 100 * change)
 
@@ -133,10 +134,12 @@ class _Iterative(SliceOptions):
         return x, left[0]
 
     def _stages(self, n_views: int) -> list[tuple[int, int]]:
-        """Return subsets and iterations, stage by stage."""
+        """Return subsets and iterations, stage by stage; few views allow few subsets, which need more iterations."""
         n = min(self.n_subsets, max(1, n_views // _LEAST_VIEWS))
+        times = self.n_subsets / n
         half, quarter = (self.n_iterations + 1) // 2, self.n_iterations // 4
-        return [(n, half), (n // 2, self.n_iterations - half - quarter), (n // 4, quarter)]
+        stages = ((n, half), (n // 2, self.n_iterations - half - quarter), (n // 4, quarter))
+        return [(max(1, m), round(k * times)) for m, k in stages if k]
 
 
 @dataclass(kw_only=True)
@@ -204,9 +207,9 @@ class Pwls(_Weighted):
     expected and the slope e from which it is an edge; by ordered subsets with momentum (`recon.ct.ordered`).
     """
 
-    slope_hu_per_mm: float = 12.0
+    slope_hu_per_mm: float = 9.0
     """Slopes that are expected in tissue [HU/mm]; smaller is smoother. Holds for any dose, voxel and thickness."""
-    edge_hu_per_mm: float = 15.0
+    edge_hu_per_mm: float = 6.0
     """Slope from which it is an edge [HU/mm]; small values flatten tissue as total variation does."""
 
     _name = "ct.pwls"
@@ -251,9 +254,9 @@ class TotalVariationCt(_Weighted):
     Sidky and Pan, Phys Med Biol 2008;53:4777, DOI 10.1088/0031-9155/53/17/021.
     """
 
-    slope_hu_per_mm: float = 12.0
+    slope_hu_per_mm: float = 24.0
     """Mean slope that is expected [HU/mm]; smaller is flatter."""
-    n_iterations: int = 60
+    n_iterations: int = 24
     """How often all views are used."""
 
     _name = "ct.tv"

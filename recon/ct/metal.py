@@ -116,7 +116,7 @@ class Metal(Wanted):
 
     def _backprojection(self, **changes: object) -> Axial | Helical:
         options = {f.name: getattr(self, f.name) for f in fields(Wanted)} | changes
-        return (Axial if self._ct.mode == "axial" else Helical)(**options)  # type: ignore[arg-type]
+        return (Axial if self._ct.mode == "axial" else Helical)(**options)
 
     def _reduced(self, views: Projections) -> Iterator[Image]:
         quick = self._quick(views, views.data)
@@ -191,7 +191,7 @@ def interpolated(lines: Floats, trace: NDArray[np.bool_]) -> Floats:
 def normalised(lines: Floats, trace: NDArray[np.bool_], reference: Floats) -> Floats:
     """Return lines with those of `trace` interpolated in units of the prior image's line integrals `reference`."""
     scale = np.maximum(reference, np.float32(_LEAST_PRIOR))
-    return np.where(trace, interpolated(lines / scale, trace) * scale, lines)
+    return np.where(trace, interpolated((lines / scale).astype(np.float32), trace) * scale, lines)
 
 
 def _large(mask: NDArray[np.bool_], grid: Grid, least_mm3: float) -> tuple[NDArray[np.bool_], float]:

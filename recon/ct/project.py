@@ -49,7 +49,7 @@ class ConeProjector(LinearOperator):
         super().__init__(grid.shape, (len(head), checked(ct, "ConeProjector").n_rows, ct.n_channels))
         self.ct, self.head, self.grid = ct, head, grid
         (x, y, z), (dz, dy, dx) = grid.origin_mm, grid.spacing_mm
-        self._place = tuple(float(v) for v in (x, dx, y, dy, z, dz))
+        self._place = (float(x), float(dx), float(y), float(dy), float(z), float(dz))
         self._spots, self._columns = focal_spots(ct, head), detector_columns(ct, head)
         self._heights = row_heights_mm(ct)
 

@@ -48,7 +48,7 @@ image.SetSpacing([pitch_c, pitch_r, 1])
 image.SetOrigin([-(lines.shape[2] - 1) / 2 * pitch_c, -(lines.shape[1] - 1) / 2 * pitch_r, 0])
 nz = int(n) if lines.shape[1] > 3 else 1
 times = []
-for _ in range(3):
+for _ in range(2):
     volume = rtk.ConstantImageSource[itk.Image[itk.F, 3]].New()
     volume.SetSize([int(n), nz, int(n)])
     volume.SetSpacing([size / n] * 3)
@@ -134,7 +134,7 @@ def circle(name: str, *, n: int, n_rows: int, views: int) -> str:
         views_per_rotation=views,
         mu_water_per_mm=_MU,
     )
-    simulation = CtSimulation(CtExam(ct=ct, turns=1.0 if n_rows > 1 else 1.25), cone_object())
+    simulation = CtSimulation(CtExam(ct=ct, turns=1.0), cone_object())
     lines, head = simulation.lines(), simulation.head
     spacing = size / n
     step: Cone | Axial = (

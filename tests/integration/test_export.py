@@ -11,14 +11,17 @@ import pytest
 
 from acquisition.errors import ConfigError, DataError
 from acquisition.items import Image, Kind, Position
+from integration.delivery.destination import Destination
 from integration.delivery.journal import Journal
 from integration.delivery.rows import Job
 from integration.delivery.spool import Spool
+from integration.dicom.enhanced_ct import ENHANCED_CT_STORAGE
 from integration.dicom.read import read_image
 from integration.export import FolderExporter, SpoolExporter
 from integration.protocol import Library
 from integration.runner import Run
 from integration.volume import Volumes
+from tests.integration.dicom_ct_samples import ct_image, ct_scan
 from tests.integration.dicom_samples import validate
 from tests.phantoms import small_simulation
 
@@ -82,11 +85,55 @@ def test_a_modality_without_dicom_is_refused(tmp_path: Path) -> None:
 def test_the_spool_and_the_journal_know_each_image(tmp_path: Path, journal: Journal, images: list[Image]) -> None:
     spool = Spool(tmp_path / "spool", reserve_bytes=0)
     journal.open_job(Job(job="j", scan_uid="s", modality="MR", protocol="p"))
-    exporter = SpoolExporter(spool, journal, destinations=["pacs", "ws"], scan=SIMULATION.scan, job="j")
+    exporter = SpoolExporter(
+        spool, journal, destinations=[archive("pacs"), archive("ws")], scan=SIMULATION.scan, job="j"
+    )
     receipts = [exporter.send(image) for image in images]
     queued = {(d.sop_uid, d.destination) for d in journal.deliveries("j")}
     assert queued == {(u, d) for r in receipts for u in r.sop_uids for d in ("pacs", "ws")}
     assert all(p.exists() for r in receipts for p in r.paths)
+
+
+def archive(name: str, **changes: str) -> Destination:
+    return Destination.model_validate({"name": name, "host": "127.0.0.1", "port": 104, "ae_title": "X"} | changes)
+
+
+def test_an_archive_that_takes_enhanced_ct_gets_one_object_when_the_scan_is_over(
+    tmp_path: Path, journal: Journal
+) -> None:
+    spool = Spool(tmp_path / "spool", reserve_bytes=0)
+    journal.open_job(Job(job="j", scan_uid="s", modality="CT", protocol="p"))
+    archives = [archive("pacs"), archive("research", ct_objects="enhanced")]
+    exporter = SpoolExporter(spool, journal, destinations=archives, scan=ct_scan(), job="j")
+    whole = ct_image()
+    for z in range(whole.grid.shape[0]):
+        exporter.send(slice_of(whole, z))
+    assert {d.destination for d in journal.deliveries("j")} == {"pacs"}
+    exporter.finish()
+    exporter.finish()
+    sent = [(d.destination, journal.instance(d.sop_uid)) for d in journal.deliveries("j")]
+    assert [row.sop_class for name, row in sent if name == "research" and row] == [ENHANCED_CT_STORAGE]
+    assert len([name for name, _ in sent if name == "pacs"]) == whole.grid.shape[0]
+
+
+def test_slices_that_are_no_volume_go_one_by_one_to_everyone(tmp_path: Path, journal: Journal) -> None:
+    spool = Spool(tmp_path / "spool", reserve_bytes=0)
+    journal.open_job(Job(job="j", scan_uid="s", modality="CT", protocol="p"))
+    archives = [archive("research", ct_objects="enhanced")]
+    exporter = SpoolExporter(spool, journal, destinations=archives, scan=ct_scan(), job="j")
+    whole = ct_image()
+    for z in (0, 1, 3):
+        exporter.send(slice_of(whole, z))
+    assert not journal.deliveries("j")
+    exporter.finish()
+    assert [d.destination for d in journal.deliveries("j")] == ["research"] * 3
+
+
+def slice_of(whole: Image, z: int) -> Image:
+    origin = np.array(whole.grid.origin_mm) + z * whole.grid.spacing_mm[0] * np.array(whole.grid.z_dir)
+    x, y, along = origin.tolist()
+    grid = replace(whole.grid, shape=(1, *whole.grid.shape[1:]), origin_mm=(x, y, along))
+    return replace(whole, data=whole.data[z : z + 1], grid=grid, position=Position(slice=z))
 
 
 # The volume

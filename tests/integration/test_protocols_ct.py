@@ -10,7 +10,7 @@ import pytest
 from acquisition.items import Image
 from acquisition.sources.phantom.ct import CtExam, CtSimulation, gantry
 from acquisition.sources.phantom.ct_faults import CtFaults, Motion
-from acquisition.sources.phantom.ct_objects import water
+from acquisition.sources.phantom.ct_objects import ABDOMEN, built, water
 from acquisition.sources.phantom.ct_people import person
 from acquisition.sources.phantom.objects import Phantom
 from acquisition.verdict import Level, Verdict
@@ -94,3 +94,26 @@ def test_rings_and_dead_channels_leave_no_trace_in_the_image() -> None:
 
     assert error(spoilt) > 5
     assert error(repaired) < 0.2 * error(spoilt)
+
+
+def test_iterative_and_metal_protocols_only_by_name() -> None:
+    """Both take what ct_axial takes; the second gives a series of its own where there is metal."""
+    ct = gantry(mode="axial", n_rows=1, n_channels=184, centre=(0.0, 91.75), pitch_mm=(2.2, 5.1432))
+    exam = CtExam(ct=replace(ct, views_per_rotation=288), turns=1.2, photons=3e5, electronic=5.0)
+    screw = built({**ABDOMEN, "screw": ("body", 9000, (40.0, -5.0, 0.0), (6.0, 5.0, 30.0))})
+    made = {}
+    for name, phantom, step in (
+        ("ct_axial_pwls", water(90), "ct.pwls"),
+        ("ct_axial_metal", screw, "ct.metal"),
+    ):
+        simulation = CtSimulation(exam, phantom)
+        assert choose(LIBRARY, simulation.scan).name == "ct_axial"
+        run = Run(simulation.scan, choose(LIBRARY, simulation.scan, name).with_changes({f"{step}.matrix": 64}))
+        run.open()
+        made[name] = [i for block in simulation.projections() for i in run.feed(block)] + list(run.close())
+        flagged = {v.check for v in run.verdicts if v.level is not Level.PASS}
+        assert flagged == ({"check.ct_metal", "ct.metal"} if name == "ct_axial_metal" else set())
+    [pwls] = made["ct_axial_pwls"]
+    assert pwls.output == "conventional" and abs(np.median(pwls.data[0, 24:40, 24:40])) < 3
+    assert [i.output for i in made["ct_axial_metal"]] == ["conventional", "metal_reduced"]
+    assert all(i.provenance.protocol == "ct_axial_metal" and i.unit == "HU" for i in made["ct_axial_metal"])
