@@ -24,8 +24,9 @@ MU_UNITS = ("1/mm", "1/cm")
 class Background(Protocol):
     """Coincidences that are no true ones: randoms, scatter. Travels through a protocol like data."""
 
-    name: str
-    """randoms or scatter."""
+    @property
+    def name(self) -> str:
+        """Return randoms or scatter."""
 
     def expected(self, pairs: Pairs, tof: Bins | None, frame: TimeFrame) -> NDArray[np.float32]:
         """Return the counts expected in a frame on each line and time-of-flight bin (event,)."""

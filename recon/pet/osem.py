@@ -27,11 +27,14 @@ from recon.pet.likelihood import ListMode, Relaxation, bsrem, osem
 from recon.pet.prior import RelativeDifference
 from recon.pet.project import Bins, Pairs
 from recon.pet.psf import GaussianPsf
+from recon.pet.scattered import ScatterCounts, scatter_counts
 from recon.pet.sensitivity import CACHE, LineModel
 from recon.pet.volume import VoxelOptions, gantry_grid, in_patient, inside
 
 _LOG = logging.getLogger(__name__)
 _CHECK = "pet.quantitative"
+_SCATTER_ROUNDS = 2  # the first overestimates activity by what is scattered, the second hardly
+_SCATTER_FILTER_MM = 12.0
 
 
 @dataclass(kw_only=True)
@@ -50,6 +53,9 @@ class _ListModeStep(VoxelOptions):
     """Lengths of the frames, one behind the other [s]; empty: one frame of the whole scan."""
     decay_to: Literal["start", "injection"] = "start"
     """Time to which activity is corrected."""
+    scatter: Literal["single", "none"] = "single"
+    """How scatter is found where nothing before this Step has: by single scatter simulation, if attenuation and
+    calibration are known, or not at all."""
 
     _name = "pet.osem"
 
@@ -100,11 +106,30 @@ class _ListModeStep(VoxelOptions):
         found = CACHE.get(model, self._grid)
         seen = torch.where(inside(self._grid), self._psf.adjoint(found.image), 0.0)
         for frame in self._frames():
-            pairs, tof = self._data.events(frame)
-            if not len(pairs):
+            events = self._data.events(frame)
+            if not len(events[0]):
                 yield _empty(frame)
                 continue
-            yield self._image(self._solved(self._likelihood(model, seen, (pairs, tof), frame)), frame, found.stride)
+            self._simulate_scatter(model, seen, events, frame)
+            yield self._image(self._solved(self._likelihood(model, seen, events, frame)), frame, found.stride)
+
+    def _simulate_scatter(
+        self, model: LineModel, seen: Tensor, events: tuple[Pairs, Bins | None], frame: TimeFrame
+    ) -> None:
+        """Put the scatter of this frame beside the randoms, from images that have been corrected for it so far."""
+        calibration, attenuation = self._pet.calibration_bq_per_cps, model.attenuation
+        others = [b for b in self._data.backgrounds if not isinstance(b, ScatterCounts)]
+        if self.scatter == "none" or not calibration or attenuation is None or any(b.name == "scatter" for b in others):
+            return
+        self._data.backgrounds = others
+        per_bq = (self._pet.tracer.branching if self._pet.tracer else 1.0) / calibration
+        blur = GaussianPsf(self._grid, _SCATTER_FILTER_MM)
+        for _ in range(_SCATTER_ROUNDS):
+            data = self._likelihood(model, seen, events, frame)
+            first = osem(data, data.start(), n_iterations=1, n_subsets=self.n_subsets, report=lambda *_: None)
+            activity = (blur(first) / per_bq).numpy()
+            counts = scatter_counts(activity, self._grid, attenuation, norm=model.normalisation, per_bq=per_bq)
+            self._data.backgrounds = [*others, counts]
 
     def _solve(self, data: ListMode) -> Tensor:
         raise NotImplementedError

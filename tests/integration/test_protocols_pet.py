@@ -18,7 +18,7 @@ LIBRARY = Library()
 
 def test_counts_become_a_preview_and_activity() -> None:
     pet = gantry(n_rings=8, n_crystals=120, ring_pitch_mm=16.0)
-    exam = PetExam(pet=pet, duration_s=2.0, block_s=0.5, scatter="none", efficiency=0.4)
+    exam = PetExam(pet=pet, duration_s=2.0, block_s=0.5, scatter="single", efficiency=0.4)
     simulation = PetSimulation(exam, cylinder(radius_mm=70.0, length_mm=80.0))
     scan = simulation.scan
     protocol = choose(LIBRARY, scan)
@@ -37,10 +37,16 @@ def test_counts_become_a_preview_and_activity() -> None:
     late = list(run.close())
     assert [i.output for i in early] == ["preview", "preview"]
     (image,) = late
+    uncorrected = Run(scan, protocol.with_changes(changes | {"pet.osem.scatter": "none"}))
+    uncorrected.open()
+    assert all(i.output == "preview" for item in items for i in uncorrected.feed(item))
+    (scattered,) = uncorrected.close()
     assert image.unit == "Bq/mL" and image.provenance.protocol == "pet_osem"
     inner = (np.hypot(x[None], y[:, None]) * 9.0 <= 45.0)[None] & (np.abs(z) <= 24.0)[:, None, None]
-    assert abs(image.data[inner].mean() / 10e3 - 1) < 0.06
-    assert "RAN" in image.attributes["corrected"]
+    assert abs(image.data[inner].mean() / 10e3 - 1) < 0.05
+    assert scattered.data[inner].mean() > 1.08 * image.data[inner].mean()
+    assert image.attributes["corrected"] == "DECY NORM ATTN RAN SCAT"
+    assert image.attributes["quantitative"] == "yes"
     assert len(series_of(scan, "job").instances(image)) == grid.shape[0]
     assert not [v for v in run.verdicts if v.check == "protocol.unused"]
 

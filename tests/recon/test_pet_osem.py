@@ -120,6 +120,7 @@ def mu_image(grid: Grid) -> Image:
 
 
 def run(step: Osem | Bsrem, items: list, scan: Scan | None = None) -> list:
+    step.scatter = "none"  # the counts have none
     step.open(scan or scan_of())
     assert not [out for item in items for out in step.feed(item)]
     return list(step.close())
