@@ -8,7 +8,7 @@ import pytest
 
 from acquisition.sources import open_raw
 from integration import router
-from integration.cli import FAILED, run
+from integration.cli import FAILED, WRONG, run
 from integration.protocol import Library
 from tests.acquisition.test_interfile import sinogram_file
 from tests.acquisition.test_mmr import event, tag, written
@@ -21,7 +21,7 @@ def test_a_sinogram_is_no_raw_data(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_a_protocol_of_another_modality_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = written(tmp_path, [tag(0), event(0, 0, 172)])
-    assert run(["reconstruct", str(path), "-p", "ct_helical", "--json"]) == FAILED
+    assert run(["reconstruct", str(path), "-p", "ct_helical", "--json"]) == WRONG
     assert "expected a scan of modality CT, got PT" in capsys.readouterr().err
 
 
