@@ -131,6 +131,16 @@ def test_singles_bed_and_signals_come_with_their_time(tmp_path: Path) -> None:
                      "BedMovement", "Event"]  # fmt: skip
 
 
+def test_a_signal_may_come_before_the_events(tmp_path: Path) -> None:
+    singles = np.arange(144, dtype=np.uint32) * is_crystal(PET)
+    path = written(tmp_path, breath(), events(PET, 9, singles=singles))
+    header, _, _, blocks = package_lines(path)
+    assert header.scanner.singles_histogram_level == petsird.SinglesHistogramLevelType.ALL
+    assert [type(b.value).__name__ for b in blocks][:2] == ["ExternalSignalTimeBlock", "EventTimeBlock"]
+    assert sum(isinstance(i, Waveform) for i in open_raw(path).items()) == 1
+    assert [type(i) for i in open_raw(written(tmp_path, breath())).items()] == [Waveform]
+
+
 def test_singles_per_block_are_units(tmp_path: Path) -> None:
     counts = np.array([70_000, 5, 6, 7, 8, 9, 10, 11], np.uint32)
     (block,) = only_events(written(tmp_path, events(PET, 9, singles=counts)))
