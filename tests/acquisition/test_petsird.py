@@ -84,6 +84,7 @@ def test_we_read_what_we_write(tmp_path: Path, name: str) -> None:
     if name != "no cylinder":  # the same numbers, not only the same places
         np.testing.assert_allclose(detectors_mm(read), detectors_mm(pet), atol=1e-3)
         assert np.array_equal(is_crystal(read), is_crystal(pet)) and read.turn == pet.turn
+        assert read.block == pet.block
 
 
 def test_the_header_comes_back(tmp_path: Path) -> None:
