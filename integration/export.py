@@ -20,6 +20,7 @@ from integration.dicom.common import DicomInstance
 from integration.dicom.ct import CtSeries
 from integration.dicom.enhanced_ct import enhanced_ct
 from integration.dicom.mr import MrSeries
+from integration.dicom.pet import PetSeries
 
 _LOG = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class Series(Protocol):
         """Return one object per slice."""
 
 
-MAKERS: dict[str, Callable[[Scan, str], Series]] = {"CT": CtSeries, "MR": MrSeries}
+MAKERS: dict[str, Callable[[Scan, str], Series]] = {"CT": CtSeries, "MR": MrSeries, "PT": PetSeries}
 """By modality."""
 
 

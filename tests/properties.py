@@ -16,6 +16,7 @@ from torch import Tensor
 
 import recon
 from acquisition.geometry import Grid
+from acquisition.scan import PetHeader
 from acquisition.sources.phantom.ct import CtExam, CtSimulation, gantry
 from recon.coils import Coils
 from recon.ct.project import ConeProjector
@@ -24,6 +25,8 @@ from recon.linop import LinearOperator
 from recon.mri.model import CartesianSense, CartesianSeries
 from recon.mri.offresonance import OffResonance
 from recon.nufft import Nufft
+from recon.pet.project import LineProjector
+from recon.pet.psf import GaussianPsf
 
 Shape = tuple[int, ...]
 TOLERANCE = {torch.complex128: 1e-10, torch.complex64: 1e-5}
@@ -58,6 +61,24 @@ def cone(shape: Shape, mode: str = "axial", **changes: object) -> ConeProjector:
     return ConeProjector(ct, CtSimulation(exam).head, grid)
 
 
+def lines_of_response(n_tof: int) -> LineProjector:
+    """A few lines between few detectors, through voxels off the axis."""
+    pet = PetHeader(
+        n_rings=3,
+        n_crystals=16,
+        radius_mm=90.0,
+        ring_pitch_mm=25.0,
+        n_tof=n_tof,
+        tof_bin_mm=20.0 * (n_tof > 1),
+        tof_fwhm_mm=30.0 * (n_tof > 1),
+    )
+    rng = np.random.default_rng(4)
+    axes = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+    grid = Grid.from_centre((3.0, -5.0, 2.0), shape=(3, 4, 5), spacing_mm=(23.0, 19.0, 21.0), directions=axes)
+    bins = rng.integers(2, 7, 30).astype(np.int16) if n_tof > 1 else None
+    return LineProjector(pet, grid, rng.integers(0, 48, (30, 2)).astype(np.int32), bins)
+
+
 def sense(dtype: torch.dtype) -> LinearOperator:
     """The forward model of Cartesian MRI."""
     shape = (3, 2, 4, 5)
@@ -83,6 +104,9 @@ ALL: dict[str, Callable[[torch.dtype], LinearOperator]] = {
     "ConeProjector": lambda dtype: cone((3, 5, 4)),
     "ConeProjector, a slice": lambda dtype: cone((1, 4, 6), n_rows=1, centre=(0.0, 4.3), detector="flat"),
     "ConeProjector, helical": lambda dtype: cone((6, 3, 2), "helical"),
+    "LineProjector": lambda dtype: lines_of_response(1),
+    "LineProjector, time of flight": lambda dtype: lines_of_response(9),
+    "GaussianPsf": lambda dtype: GaussianPsf(lines_of_response(1).grid, 30.0),
     "Sampling @ Fourier @ Coils": sense,
     "adjoint of it": lambda dtype: sense(dtype).H,
     "gram of it": lambda dtype: sense(dtype).gram,

@@ -102,8 +102,9 @@ def series(scan: Scan, *, uid: str, number: int, description: str) -> Elements:
         "SeriesInstanceUID": uid,
         "SeriesNumber": number,
         "SeriesDescription": description,
-        "PatientPosition": position if position in _POSITIONS else None,
     }
+    if scan.modality != "PT":  # which has codes in its place (PS3.3 C.7.3.1)
+        elements["PatientPosition"] = position if position in _POSITIONS else None
     if part not in _UNPAIRED.split():
         elements["Laterality"] = None
     if scan.started:

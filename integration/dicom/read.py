@@ -1,4 +1,4 @@
-"""Reads MR and CT series: grid and real values; those of others by their rescale values, one image per object."""
+"""Reads MR, CT and PET series: grid and real values; those of others by their rescale values, one image per object."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from acquisition.errors import DataError, FileFormatError
 from acquisition.geometry import Grid, Vector
 from acquisition.items import Image, Kind, Position
 from integration.dicom.ct import RESCALE_TYPES
+from integration.dicom.pet import UNITS
 
 Source = bytes | Path | str
-_MODALITIES = ("CT", "MR")
+_MODALITIES = ("CT", "MR", "PT")
 _UNITS = {rescale: unit for unit, rescale in RESCALE_TYPES.items()}
+_PET_UNITS = {units: unit for unit, units in UNITS.items()}
 _KINDS = {"M": Kind.MAGNITUDE, "P": Kind.PHASE, "R": Kind.REAL, "I": Kind.IMAGINARY}
 _NEEDED = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "PixelData")
 _EVEN_MM = 1e-2
@@ -73,7 +75,7 @@ def _read(source: Source) -> Dataset:
     missing = [k for k in _NEEDED if k not in dataset]
     if missing or dataset.Modality not in _MODALITIES:
         got = f"modality {dataset.get('Modality')} without {', '.join(missing) or 'nothing'}"
-        raise FileFormatError(name, expected="a CT or MR image, one slice per object", got=got)
+        raise FileFormatError(name, expected="a CT, MR or PET image, one slice per object", got=got)
     return dataset
 
 
@@ -117,6 +119,8 @@ def _image(frame: list[Dataset]) -> Image:
 def _unit(dataset: Dataset) -> str:
     if "RealWorldValueMappingSequence" in dataset:
         return str(dataset.RealWorldValueMappingSequence[0].LUTExplanation).rsplit(" ", 1)[1].strip("[]")
+    if dataset.Modality == "PT":
+        return _PET_UNITS.get(str(dataset.get("Units")), "a.u.")
     return _UNITS.get(dataset.get("RescaleType", "HU"), "a.u.") if dataset.Modality == "CT" else "a.u."
 
 

@@ -90,7 +90,7 @@ def test_what_is_no_image_is_refused(tmp_path: Path) -> None:
     (tmp_path / "note.txt").write_text("no image")
     with pytest.raises(FileFormatError, match="expected a DICOM file"):
         read_image(tmp_path / "note.txt")
-    with pytest.raises(FileFormatError, match="expected a CT or MR image, one slice per object, got modality PT"):
-        read_image(changed(data, Modality="PT"))
+    with pytest.raises(FileFormatError, match="expected a CT, MR or PET image, one slice per object, got modality NM"):
+        read_image(changed(data, Modality="NM"))
     with pytest.raises(FileFormatError, match="without ImagePositionPatient"):
         read_image(changed(data, ImagePositionPatient=None))

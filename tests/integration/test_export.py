@@ -78,7 +78,7 @@ def test_files_are_conformant_and_read_back_the_same(tmp_path: Path, images: lis
 
 
 def test_a_modality_without_dicom_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="expected modality CT or MR, got XX"):
+    with pytest.raises(ConfigError, match="expected modality CT or MR or PT, got XX"):
         FolderExporter(tmp_path, replace(SIMULATION.scan, modality="XX"), job="j")
 
 

@@ -1,0 +1,1 @@
+"""PET: from coincidences to Bq/mL."""

@@ -1,0 +1,138 @@
+"""What PET Steps collect while the scanner counts: events by time, normalisation, attenuation, background."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from acquisition.errors import DataError
+from acquisition.items import Events, Image, Item, TimeFrame
+from acquisition.pet_norm import Normalisation, uniform
+from acquisition.pet_randoms import from_delayeds
+from acquisition.scan import PetHeader, Tracer
+from recon.pet.project import Bins, Pairs, check_pairs
+from recon.pet.sensitivity import Attenuation, LineModel, attenuation_of
+
+MU_UNITS = ("1/mm", "1/cm")
+
+
+@runtime_checkable
+class Background(Protocol):
+    """Coincidences that are no true ones: randoms, scatter. Travels through a protocol like data."""
+
+    @property
+    def name(self) -> str:
+        """Return randoms or scatter."""
+
+    def expected(self, pairs: Pairs, tof: Bins | None, frame: TimeFrame) -> NDArray[np.float32]:
+        """Return the counts expected in a frame on each line and time-of-flight bin (event,)."""
+
+
+@dataclass(slots=True)
+class Gathered:
+    """All that has come of one scan."""
+
+    pet: PetHeader
+    """The scanner."""
+    where: str
+    """The scan, for errors."""
+    blocks: list[Events] = field(default_factory=list)
+    """Events, in order of time."""
+    normalisation: Normalisation | None = None
+    """How well lines count; None: as geometry says."""
+    attenuation: Attenuation | None = None
+    """What the patient absorbs."""
+    backgrounds: list[Background] = field(default_factory=list)
+    """Randoms and scatter."""
+
+    def takes(self, item: Item) -> bool:
+        """Keep `item` if it is of use; return whether it was.
+
+        Raises
+        ------
+        DataError
+            The events contradict the header, or come from another position of the table.
+        """
+        if isinstance(item, Events):
+            self._put(item)
+        elif isinstance(item, Normalisation):
+            self.normalisation = item
+        elif isinstance(item, Image) and item.unit in MU_UNITS:
+            self.attenuation = attenuation_of(item)
+        elif isinstance(item, Background):
+            self.backgrounds = [b for b in self.backgrounds if b.name != item.name] + [item]
+        else:
+            return False
+        return True
+
+    @property
+    def model(self) -> LineModel:
+        """The factors of the lines, as far as they are known."""
+        return LineModel(self.pet, self.normalisation or uniform(self.pet), self.attenuation)
+
+    @property
+    def stop_s(self) -> float:
+        """End of the last block [s]."""
+        return self.blocks[-1].stop_s if self.blocks else 0.0
+
+    def events(self, frame: TimeFrame) -> tuple[Pairs, Bins | None]:
+        """Return detectors and bins of the prompts of the blocks that begin in a frame."""
+        chosen = self._within(frame)
+        pairs = np.concatenate([b.prompts for b in chosen]) if chosen else np.zeros((0, 2), np.int32)
+        if self.pet.n_tof < 2:
+            return pairs, None
+        bins = [b.tof for b in chosen if b.tof is not None]
+        return pairs, np.concatenate(bins) if bins else np.zeros(0, np.int16)
+
+    def delayeds(self, frame: TimeFrame) -> Pairs:
+        """Return the detectors of the delayed coincidences of the blocks that begin in a frame."""
+        chosen = [b.delayeds for b in self._within(frame)]
+        return np.concatenate(chosen) if chosen else np.zeros((0, 2), np.int32)
+
+    def _within(self, frame: TimeFrame) -> list[Events]:
+        return [b for b in self.blocks if frame.start_s - 1e-6 <= b.start_s < frame.stop_s - 1e-6]
+
+    def _put(self, item: Events) -> None:
+        check_pairs(item.prompts, self.pet.n_rings * self.pet.n_crystals)
+        timed = item.tof is not None and len(item.tof) == len(item.prompts)
+        rules = (
+            (f"blocks after {self.stop_s:g} s", f"one at {item.start_s:g} s", item.start_s >= self.stop_s - 1e-6),
+            ("a time-of-flight bin for each event", "others", self.pet.n_tof < 2 or timed),
+            (
+                f"the table at {self.blocks[0].bed_mm if self.blocks else 0.0:g} mm",
+                f"{item.bed_mm:g} mm",
+                not self.blocks or abs(item.bed_mm - self.blocks[0].bed_mm) < 0.5,
+            ),
+        )
+        for expected, got, fine in rules:
+            if not fine:
+                raise DataError(f"{self.where}: events", expected=expected, got=got, action="check the source")
+        self.blocks.append(item)
+
+
+@dataclass(frozen=True, slots=True)
+class DelayedRandoms:
+    """Randoms of each frame, from its own delayed coincidences."""
+
+    data: Gathered
+    """The scan."""
+    name: str = "randoms"
+    """What it is."""
+
+    def expected(self, pairs: Pairs, tof: Bins | None, frame: TimeFrame) -> NDArray[np.float32]:
+        """Return the randoms expected in a frame on each line and time-of-flight bin (event,)."""
+        norm = self.data.normalisation or uniform(self.data.pet)
+        found = from_delayeds(self.data.pet, self.data.delayeds(frame), fov_mm=norm.fov_mm)
+        return found.per_bin(pairs).astype(np.float32)
+
+
+def equivalent_s(frame: TimeFrame, tracer: Tracer | None) -> float:
+    """Return how long the activity of the scan's start would have to be measured for the counts of a frame [s]."""
+    if tracer is None:
+        return frame.duration_s
+    rate = math.log(2) / tracer.half_life_s
+    return math.exp(-rate * frame.start_s) * -math.expm1(-rate * frame.duration_s) / rate
