@@ -65,7 +65,7 @@ class Looking:
 class CheckBlocks(Looking):
     """Does every detector block count? Each is held against its neighbours in its ring, and against itself before."""
 
-    limit: float = 0.7
+    limit: float = 0.6
     """Part of the expected counts below which a block is reported."""
     window_s: float = 2.0
     """Time over which counts are added up [s]."""
@@ -202,7 +202,7 @@ class CheckRate(Looking):
         )
 
     def _end(self) -> Iterator[Verdict]:
-        if self._last_s is not None:
+        if self._last_s is not None and not self._said:
             yield self._verdict()
 
 

@@ -165,10 +165,11 @@ class CheckMotion(Looking):
     def _verdict(self, found: Step, size: float, by: str) -> Verdict:
         time_s = self._times[found.at]
         x, y, z = found.size.tolist()
+        doubt = "" if by.startswith("centre") else " (or a detector failed)"
         return Verdict(
             check="check.pet_motion",
             level=Level.FLAG,
-            advice=f"The patient moved at {time_s:.1f} s by about {size:.1f} mm: split the frame there, "
+            advice=f"The patient moved at {time_s:.1f} s by about {size:.1f} mm{doubt}: split the frame there, "
             "and see whether he lies well.",
             value=size,
             limit=self.limit_mm,
