@@ -18,14 +18,18 @@ from acquisition.scan import Scan
 from acquisition.sources.phantom.pet import PetSimulation
 from acquisition.sources.phantom.pet_exam import PetExam
 from acquisition.sources.phantom.pet_faults import PetFaults, drift, jump
-from acquisition.sources.phantom.pet_objects import PetObject, brain, torso
+from acquisition.sources.phantom.pet_objects import PetObject, brain, nema_body, torso
 from acquisition.verdict import Level, Verdict
 
-EXAM = PetExam(duration_s=16.0, block_s=0.5, scatter="none")
+EXAM = PetExam(duration_s=12.0, block_s=0.5, scatter="none")
 
 
 def _weak_torso(seed: int, breath: float = 0.0) -> PetObject:
-    return torso(seed, breath=breath, bq_per_ml_per_suv=250.0, centre_mm=(0.0, 0.0, -30.0))
+    return torso(seed, breath=breath, bq_per_ml_per_suv=200.0, centre_mm=(0.0, 0.0, -30.0))
+
+
+def _weak_nema() -> PetObject:
+    return nema_body(background_bq_per_ml=400.0)
 
 
 def _found(check: Looking, exam: PetExam, patient: PetObject | Callable[[float], PetObject]) -> list[Verdict]:
@@ -53,24 +57,24 @@ def test_a_clean_scan_is_silent(seed: int) -> None:
 
 @pytest.mark.parametrize("shift", [(8.0, 0.0, 0.0), (-8.0, 0.0, 0.0), (0.0, 7.0, 0.0)])
 def test_a_jump_is_found_with_time_and_size(shift: tuple[float, float, float]) -> None:
-    exam = replace(EXAM, faults=PetFaults(motion=jump(8.0, shift)))
-    (verdict,) = _found(CheckMotion(), exam, _weak_torso(1))
+    exam = replace(EXAM, faults=PetFaults(motion=jump(6.0, shift)))
+    (verdict,) = _found(CheckMotion(), exam, _weak_nema())
     assert verdict.level is Level.FLAG and verdict.value == pytest.approx(np.linalg.norm(shift), abs=2.0)
     time_s = float(verdict.advice.split(" moved at ")[1].split(" s ")[0])
-    assert time_s == pytest.approx(8.0, abs=1.0)
+    assert time_s == pytest.approx(6.0, abs=1.0)
     axis = int(np.argmax(np.abs(shift)))
     told = float(verdict.evidence.split("xyz"[axis] + " ")[1].split(" ")[0].rstrip(","))
     assert told == pytest.approx(shift[axis], abs=2.0)
 
 
 def test_a_slide_and_a_head_that_nods_are_found_and_breath_is_not_motion() -> None:
-    slide = replace(EXAM, faults=PetFaults(motion=drift(4.0, 12.0, (9.0, 0.0, 0.0))))
+    slide = replace(EXAM, faults=PetFaults(motion=drift(3.0, 9.0, (9.0, 0.0, 0.0))))
     assert any(v.level is Level.FLAG for v in _found(CheckMotion(), slide, _weak_torso(2)))
     weak = brain(1, white_bq_per_ml=300.0)
-    down = replace(EXAM, faults=PetFaults(motion=jump(8.0, (0.0, 0.0, 8.0))))
+    down = replace(EXAM, faults=PetFaults(motion=jump(6.0, (0.0, 0.0, 8.0))), patient_mm=(0.0, 0.0, -70.0))
     (verdict,) = _found(CheckMotion(), down, weak)
     assert verdict.level is Level.FLAG and "z +" in verdict.evidence
-    turned = replace(EXAM, faults=PetFaults(motion=jump(8.0, (0.0, 0.0, 0.0), turn_deg=12.0)))
+    turned = replace(EXAM, faults=PetFaults(motion=jump(6.0, (0.0, 0.0, 0.0), turn_deg=12.0)))
     (verdict,) = _found(CheckMotion(), turned, weak)
     assert verdict.level is Level.FLAG
     breathing = replace(EXAM, breath_s=4.0)
@@ -79,9 +83,9 @@ def test_a_slide_and_a_head_that_nods_are_found_and_breath_is_not_motion() -> No
 
 
 def test_a_failing_block_is_named() -> None:
-    for since_s, left in ((0.0, 0.3), (8.0, 0.0)):
+    for since_s, left in ((0.0, 0.3), (6.0, 0.0)):
         exam = replace(EXAM, faults=PetFaults(blocks=((29, since_s, left),)))
-        (verdict,) = _found(CheckBlocks(), exam, _weak_torso(1))
+        (verdict,) = _found(CheckBlocks(), exam, _weak_nema())
         assert "Detector block 29" in verdict.advice and verdict.level is not Level.PASS
         assert f"from {since_s:.1f} s" in verdict.evidence
         assert verdict.value == pytest.approx(100 * left, abs=12)
@@ -89,10 +93,10 @@ def test_a_failing_block_is_named() -> None:
 
 def test_lost_counts_and_lost_time_are_found() -> None:
     exam = replace(EXAM, faults=PetFaults(dropouts=((9.0, 10.0, 0.3),)))
-    (verdict,) = _found(CheckRate(), exam, _weak_torso(1))
+    (verdict,) = _found(CheckRate(), exam, _weak_nema())
     assert verdict.level is Level.FLAG and verdict.value == pytest.approx(30, abs=5) and "9.0 s" in verdict.advice
     check = CheckRate()
-    check.open(PetSimulation(EXAM, _weak_torso(1)).scan)
+    check.open(PetSimulation(EXAM, _weak_nema()).scan)
     pairs = np.zeros((100, 2), np.int32)
     blocks = [Events(start_s=t, stop_s=t + 0.5, prompts=pairs, delayeds=pairs[:0]) for t in (0.0, 0.5, 3.0)]
     (verdict,) = [v for e in blocks for v in check.feed(e) if isinstance(v, Verdict)]
@@ -100,7 +104,7 @@ def test_lost_counts_and_lost_time_are_found() -> None:
 
 
 def _scan(**changes: object) -> Scan:
-    scan = PetSimulation(EXAM, _weak_torso(1)).scan
+    scan = PetSimulation(EXAM, _weak_nema()).scan
     return replace(scan, pet=replace(scan.require_pet(), tracer=replace(scan.require_pet().tracer, **changes)))
 
 
