@@ -28,6 +28,7 @@ from acquisition.verdict import Level, Verdict
 Floats = NDArray[np.float64]
 
 _COARSE = (8, 12, 3)  # angles, distances, axial parts of a coarse sinogram
+_ROOM = 2
 _KEEP = 600  # windows that are looked at together
 
 
@@ -87,7 +88,7 @@ class CheckMotion(Looking):
         self._add(item.delayeds, item.delayed_tof, -1.0)
         if item.stop_s - self._start_s >= self.window_s - 1e-9:
             self._finish(item.stop_s)
-            yield from self._judged()
+            yield from self._judged(_ROOM)
 
     def _add(self, pairs: NDArray[np.int32], tof: NDArray[np.int16] | None, sign: float) -> None:
         """Add events (sign 1) or delayeds (-1) to the window."""
@@ -138,8 +139,11 @@ class CheckMotion(Looking):
         for kept in (self._centres, self._errors, self._sinograms, self._times):
             del kept[: max(0, len(kept) - _KEEP)]
 
-    def _judged(self) -> Iterator[Verdict]:
-        """Report a step that is certain; what was before it is forgotten."""
+    def _judged(self, room: int) -> Iterator[Verdict]:
+        """Report a step that is certain; what was before it is forgotten.
+
+        One less than `room` windows from the latest place that can be told may lie further on: it is waited for.
+        """
         margin = max(2, int(np.ceil(self.settle_s / self.window_s - 1e-9)))
         if len(self._centres) < 2 * margin:
             return
@@ -156,6 +160,8 @@ class CheckMotion(Looking):
             moved = centres[found.at :].mean(axis=0) - centres[: found.at].mean(axis=0)
             size = float(np.linalg.norm(moved))
             found = Step(at=found.at, size=moved, strength=found.strength)
+        if found.at > len(centres) - margin - room:
+            return
         verdict = self._verdict(found, size, by)
         self._found.append(verdict)
         for kept in (self._centres, self._errors, self._sinograms, self._times):
@@ -179,6 +185,7 @@ class CheckMotion(Looking):
         )
 
     def _end(self) -> Iterator[Verdict]:
+        yield from self._judged(0)
         if not self._found and self._centres:
             centres = np.array(self._centres)
             yield Verdict(

@@ -46,8 +46,8 @@ def emit(
 ) -> int:  # pragma: no cover - compiled
     """Let so many decays happen; return how many coincidences were counted.
 
-    Photons are told apart, the first is never scattered. So a scattered coincidence is found half as often as it
-    happens and a true one is dropped half of the time: ask for twice the decays.
+    The first photon is never scattered. So a scattered coincidence is found half as often as it happens, and a true one
+    is dropped half of the time: ask for twice the decays.
 
     Parameters
     ----------
@@ -81,9 +81,8 @@ def emit(
         if other < 0 or other == one or line_distance(one, other, gantry) > fov:
             continue
         away = 0.5 * (way_one - way_other)
-        swap = one > other
-        out[0][count, 0], out[0][count, 1] = (other, one) if swap else (one, other)
-        out[1][count] = -away if swap else away
+        out[0][count, 0], out[0][count, 1] = min(one, other), max(one, other)
+        out[1][count] = away if one < other else -away
         out[2][count] = kind
         count += 1
     return count
