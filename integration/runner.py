@@ -116,7 +116,11 @@ class Run:
         return replace(image, provenance=provenance)
 
     def _wasted(self) -> list[Verdict]:
-        """Return a finding when measured data came out at the end of the protocol without becoming an image."""
+        """Return a finding when measured data came out at the end of the protocol without becoming an image.
+
+        Events that a preview has seen go on to the end; they were wasted only if no image came of them.
+        """
+        kinds = ("Readouts", "Frame", "Projections", *(() if self._images else ("Events",)))
         return [
             Verdict(
                 check="protocol.unused",
@@ -126,6 +130,6 @@ class Run:
                 unit="items",
                 evidence=f"{self._unused[name]} x {name} reached the end of the protocol",
             )
-            for name in ("Readouts", "Frame", "Projections", "Events")
+            for name in kinds
             if self._unused[name]
         ]

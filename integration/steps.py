@@ -99,6 +99,10 @@ STEPS: dict[str, str] = {
     "check.ct_turn": "acquisition.ct_checks:CheckTurn",
     "check.ct_rings": "acquisition.ct_rings:CheckRings",
     "check.ct_range": "recon.ct.checks:CheckRange",
+    "check.pet_motion": "acquisition.pet_motion:CheckMotion",
+    "check.pet_blocks": "acquisition.pet_checks:CheckBlocks",
+    "check.pet_rate": "acquisition.pet_checks:CheckRate",
+    "check.pet_dose": "acquisition.pet_checks:CheckDose",
 }
 """Where each Step lives."""
 

@@ -144,14 +144,42 @@ def _aim(
     """Find each pixel's place in the tables, and the weights of the columns before and after it."""
     xs, y = line
     ds, n, n_columns, n_depths = table
+    seen = np.empty((2, len(xs)), np.float32)
     for q in range(TOGETHER):
         cos, sin, first, low_d = frame[q]
+        _look((xs[0], xs[1] - xs[0], y), (cos, sin), detector, seen)
+        most, last = np.float32(n_columns - 2.001 + first), np.float32(n - 1)
+        start, near, step = np.float32(first), np.float32(low_d), np.float32(1 / ds)
+        far, deepest = np.float32(detector[0]), np.float32(n_depths - 1)
         for x in range(len(xs)):
-            column, distance = _sees(xs[x], y, cos, sin, detector)
-            inside = np.float32(1 if -0.5 <= column <= n - 0.5 else 0)
-            column = min(max(min(max(column, 0.0), n - 1.0) - first, 0.0), n_columns - 2.001)
-            c = np.uint32(column)
-            b = np.uint32(min(max((distance - low_d) / ds + 0.5, 0.0), n_depths - 1.0))
-            weight = inside * np.float32(detector[0] / distance) ** 2
-            part[q, 0, x], part[q, 1, x] = weight * np.float32(1 - (column - c)), weight * np.float32(column - c)
+            column, distance = seen[0, x], seen[1, x]
+            weight = far / distance
+            weight *= weight
+            weight = weight if abs(column - np.float32(0.5) * last) <= np.float32(0.5) * last + np.float32(0.5) else 0
+            column = max(min(column, last, most) - start, np.float32(0))
+            c = np.uint32(np.int32(column))
+            b = np.uint32(np.int32(min(max((distance - near) * step + np.float32(0.5), np.float32(0)), deepest)))
+            after = weight * (column - np.float32(np.int32(column)))
+            part[q, 0, x], part[q, 1, x] = weight - after, after
             base[q, x] = ((np.uint32(q * n_columns) + c) * np.uint32(n_depths) + b) * np.uint32(LANES)
+
+
+@compiled
+def _look(
+    line: tuple[float, float, float], turn: tuple[float, float], detector: Detector, seen: Floats
+) -> None:  # pragma: no cover - compiled
+    """Find the channel in which each pixel of a line is seen, and its distance; flat detectors in vector instructions."""
+    x0, dx, y = line
+    cos, sin = turn
+    if detector[6] > 0:
+        for x in range(seen.shape[1]):
+            column, distance = _sees(x0 + x * dx, y, cos, sin, detector)
+            seen[0, x], seen[1, x] = column, distance
+        return
+    away, nearer = np.float32(detector[0] - x0 * cos - y * sin), np.float32(-dx * cos)
+    across, aside = np.float32(y * cos - x0 * sin), np.float32(-dx * sin)
+    centre, scale = np.float32(detector[2]), np.float32(detector[1] / detector[4])
+    for x in range(seen.shape[1]):
+        distance = away + np.float32(x) * nearer
+        seen[0, x] = centre + (across + np.float32(x) * aside) / distance * scale
+        seen[1, x] = distance

@@ -180,13 +180,18 @@ def _aim(
     """Find each pixel's place in the tables: the index of the column before it, its weight and that of the next one."""
     xs, y = line
     dp, ds, n_columns, n_depths = table
+    dx, half, zero = xs[1] - xs[0], np.float32(0.5), np.float32(0)
+    widest, deepest = np.float32(n_columns - 1.001), np.float32(n_depths - 1)
     for q in range(TOGETHER):
         cos, sin, p, s = frame[q]
+        column0, column1 = np.float32((y * cos - xs[0] * sin - p) / dp), np.float32(-dx * sin / dp)
+        depth0, depth1 = np.float32((xs[0] * cos + y * sin - s) / ds) + half, np.float32(dx * cos / ds)
         for x in range(len(xs)):
-            column = min(max((y * cos - xs[x] * sin - p) / dp, 0.0), n_columns - 1.001)
-            b = np.uint32(min(max((xs[x] * cos + y * sin - s) / ds + 0.5, 0.0), n_depths - 1.0))
-            c = np.uint32(column)
-            part[q, 0, x], part[q, 1, x] = 1 - (column - c), column - c
+            column = min(max(column0 + np.float32(x) * column1, zero), widest)
+            b = np.uint32(np.int32(min(max(depth0 + np.float32(x) * depth1, zero), deepest)))
+            c = np.uint32(np.int32(column))
+            after = column - np.float32(np.int32(column))
+            part[q, 0, x], part[q, 1, x] = np.float32(1) - after, after
             base[q, x] = ((np.uint32(q * n_columns) + c) * np.uint32(n_depths) + b) * np.uint32(LANES)
 
 

@@ -46,21 +46,17 @@ def emit(
 ) -> int:  # pragma: no cover - compiled
     """Let so many decays happen; return how many coincidences were counted.
 
-    Photons are told apart, the first is never scattered. So a scattered coincidence is found half as often as it
-    happens and a true one is dropped half of the time: ask for twice the decays.
+    The first photon is never scattered. So a scattered coincidence is found half as often as it happens, and a true one
+    is dropped half of the time: ask for twice the decays.
 
     Parameters
     ----------
     n_decays
-        Decays of the emitting solid, thinned by `reach`'s largest value.
-    source, bodies
-        Activity and attenuation [1/mm].
-    setup
-        The scanner.
-    state
-        Of the sequence of random numbers; goes on.
+        Decays of the emitting solid, thinned by the largest `reach`.
+    source, bodies, setup, state
+        Activity, attenuation [1/mm], the scanner, and where the random numbers have got to.
     out
-        Detectors (n, 2), place along the line from its middle towards the second detector [mm], kind; n >= n_decays.
+        Detectors (n, 2), place along the line from its middle towards the second [mm], kind; n >= n_decays.
     """
     gantry, detection, (most, fov, scatter) = setup
     count = 0
@@ -77,15 +73,16 @@ def emit(
         sin = np.sqrt(1 - cos * cos) / length
         u = (sin * x, sin * y, cos)
         one, way_one = hit(p, u, gantry)
-        if one < 0 or _draw(state) > detection[0][one] or _draw(state) > np.exp(-depth(p, u, bodies)):
+        if one < 0 or (not scatter and hit(p, (-u[0], -u[1], -u[2]), gantry)[0] < 0):
+            continue
+        if _draw(state) > detection[0][one] or _draw(state) > np.exp(-depth(p, u, bodies)):
             continue
         other, way_other, kind = _partner(p, (-u[0], -u[1], -u[2]), bodies, (gantry, detection, scatter), state)
         if other < 0 or other == one or line_distance(one, other, gantry) > fov:
             continue
         away = 0.5 * (way_one - way_other)
-        swap = one > other
-        out[0][count, 0], out[0][count, 1] = (other, one) if swap else (one, other)
-        out[1][count] = -away if swap else away
+        out[0][count, 0], out[0][count, 1] = min(one, other), max(one, other)
+        out[1][count] = away if one < other else -away
         out[2][count] = kind
         count += 1
     return count
@@ -101,14 +98,16 @@ def _partner(
 ) -> tuple[int, float, int]:  # pragma: no cover - compiled
     """Follow the second photon; return detector (-1: lost), way [mm] and kind."""
     gantry, (chance, low, high, sigma, mu_max), scatter = setup
+    if not scatter:
+        detector, length = hit(p, u, gantry)
+        lost = detector < 0 or _draw(state) > chance[detector] or _draw(state) > np.exp(-depth(p, u, bodies))
+        return -1 if lost else detector, length, TRUE
     way = _flight(p, u, bodies, mu_max, state)
     if way < 0:
         detector, length = hit(p, u, gantry)
-        if detector < 0 or _draw(state) > chance[detector] or (scatter and _draw(state) < 0.5):
+        if detector < 0 or _draw(state) > chance[detector] or _draw(state) < 0.5:
             return -1, 0.0, TRUE
         return detector, length, TRUE
-    if not scatter:
-        return -1, 0.0, SCATTERED
     cos = _klein_nishina(state)
     energy = _KEV / (2 - cos)
     if _draw(state) * _window(_KEV, low, high, sigma) > _window(energy, low, high, sigma):

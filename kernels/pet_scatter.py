@@ -98,16 +98,10 @@ def single_scatter(
     ----------
     points
         Where they are (n, 3) [mm], and attenuation times volume (n,) [mm^2].
-    detectors
-        Where they are, and their inward normals (m, 3).
-    along
-        What `rays` found, and its step [mm].
-    energy
-        What is counted.
-    fine
-        Width of a bin of `out` along the line [mm].
-    out
-        (m, m, bins), bins from the first to the second detector; overwritten. Unit: activity mm^-1.
+    detectors, along, energy
+        Where they are, and their inward normals (m, 3); what `rays` found, and its step [mm]; what is counted.
+    fine, out
+        Width of a bin [mm]; (m, m, bins) from the first detector to the second, overwritten [activity mm^-1].
     """
     where, strength = points
     activity, mu, step = along
@@ -131,8 +125,7 @@ def single_scatter(
                 ratio = kev / _KEV
                 part = 0.5 * ratio * ratio * (ratio + 1 / ratio - 1 + cos * cos) / whole / (2 * np.pi)
                 loss = mu[i, a] + mu[i, b] * cross_section(kev) / whole
-                weight = strength[i] * part * seen * cos_a * cos_b * np.exp(-loss)
-                weight /= ua[3] * ua[3] * ub[3] * ub[3]
+                weight = strength[i] * part * seen * cos_a * cos_b * np.exp(-loss) / (ua[3] * ub[3]) ** 2
                 start = 0.5 * (ua[3] - ub[3]) / fine + 0.5 * bins
                 for k in range(steps):
                     if activity[i, a, k] > 0:

@@ -10,7 +10,7 @@ from acquisition.scan import Patient, Scan, Study, Tracer
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NUCLIDES = {  # half-life [s] and positrons per decay, Laboratoire National Henri Becquerel
-    "^18^Fluorine": (6586.2, 0.967),
+    "^18^Fluorine": (6586.2, 0.9673),
     "^11^Carbon": (1221.7, 0.9975),
     "^13^Nitrogen": (597.9, 0.998),
     "^15^Oxygen": (122.2, 0.999),

@@ -62,6 +62,7 @@ def detectors_of(scanner: dict[str, Any], where: str) -> Detectors:
     resolution = scanner["energyResolutionAt511"]
     pet = replace(
         pet,
+        block=_block(pet, order[: len(modules[0]["object"]["detectingElements"]["transforms"])]),
         n_tof=n_tof,
         tof_bin_mm=width,
         tof_fwhm_mm=fwhm,
@@ -168,6 +169,15 @@ def _pattern(slots: int, crystal: NDArray[np.int64]) -> tuple[int, tuple[int, ..
     fitting = (p for p in range(2, slots + 1) if slots % p == 0 and (there.reshape(-1, p) == there[:p]).all())
     period = next(fitting)
     return period, tuple(int(i) for i in np.flatnonzero(~there[:period]))
+
+
+def _block(pet: PetHeader, module: NDArray[np.int64]) -> tuple[int, int]:
+    """Return rings and crystals of a block, from the detectors of a module if they fill a rectangle of the cylinder."""
+    rings, crystals = (len(np.unique(part)) for part in np.divmod(module, pet.n_crystals))
+    around = pet.block[1] or crystals
+    whole = rings == pet.n_rings and (crystals == 1 or around == pet.n_crystals)
+    fills = rings * crystals == len(module) and crystals + len(pet.gaps) == around
+    return pet.block if whole or not fills or pet.n_rings % rings or pet.n_crystals % around else (rings, around)
 
 
 def _tof(scanner: dict[str, Any], where: str) -> tuple[int, float, float]:

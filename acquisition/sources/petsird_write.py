@@ -72,6 +72,7 @@ class PetsirdWriter:
         self._schema = Schema(schema_text(), "PETSIRD 0.12")
         self._block = self._schema.codec("PETSIRD.TimeBlock")
         self._begun, self._bed_mm = False, 0.0
+        self._early: list[Waveform] = []  # signals before the first events, which say whether there are singles
 
     def __enter__(self) -> PetsirdWriter:
         return self
@@ -88,11 +89,14 @@ class PetsirdWriter:
         DataError
             Events name a gap or a detector that there is not, or singles are neither per detector nor per block.
         """
+        if isinstance(item, Waveform) and not self._begun:
+            self._early.append(item)
+            return
         out = bytearray()
-        self._begin(out, item)
         if isinstance(item, Waveform):
             self._append(out, "ExternalSignalTimeBlock", _signal(item))
         else:
+            self._begin(out, item)
             self._events(out, item)
         self._file.write(out)
 
@@ -103,18 +107,20 @@ class PetsirdWriter:
         out.append(0)
         self._file.write(out)
 
-    def _begin(self, out: bytearray, first: object) -> None:
-        """Append the header, once: what comes first says whether there are singles."""
+    def _begin(self, out: bytearray, first: Events | None) -> None:
+        """Append the header, once, and the signals that came before."""
         if self._begun:
             return
         self._begun = True
-        singles = first.singles if isinstance(first, Events) else None
+        singles = None if first is None else first.singles
         out += preamble(schema_text())
         scanner = _scanner(self._scan, self._layout, self._crystals)
         scanner |= _singles_level(self._pet, self._layout, singles)
         exam = to_exam(self._scan)
         exam["externalSignals"] = [{"type": s, "description": s, "id": i} for i, s in enumerate(_SIGNALS)]
         self._schema.codec("PETSIRD.Header").write(out, {"scanner": scanner, "exam": exam})
+        for waveform in self._early:
+            self._append(out, "ExternalSignalTimeBlock", _signal(waveform))
 
     def _append(self, out: bytearray, kind: str, block: dict[str, Any]) -> None:
         out.append(1)

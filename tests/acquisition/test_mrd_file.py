@@ -188,7 +188,8 @@ def test_damaged_recordings_say_so(tmp_path: Path, stream: bytes, match: str) ->
 )
 def test_other_files_are_named_with_what_is_read(tmp_path: Path, content: bytes, found: str) -> None:
     (tmp_path / "x.h5").write_bytes(content)
-    with pytest.raises(FileFormatError, match=f"file x.h5: expected ISMRMRD HDF5 or MRD stream, got {found}"):
+    kinds = "ISMRMRD HDF5 or MRD stream or PETSIRD or Interfile header of list-mode"
+    with pytest.raises(FileFormatError, match=f"file x.h5: expected {kinds}, got {found}"):
         open_raw(tmp_path / "x.h5")
     assert len({kind.name for kind in FORMATS}) == len(FORMATS)
 

@@ -84,6 +84,7 @@ def test_we_read_what_we_write(tmp_path: Path, name: str) -> None:
     if name != "no cylinder":  # the same numbers, not only the same places
         np.testing.assert_allclose(detectors_mm(read), detectors_mm(pet), atol=1e-3)
         assert np.array_equal(is_crystal(read), is_crystal(pet)) and read.turn == pet.turn
+        assert read.block == pet.block
 
 
 def test_the_header_comes_back(tmp_path: Path) -> None:
@@ -129,6 +130,16 @@ def test_singles_bed_and_signals_come_with_their_time(tmp_path: Path) -> None:
     names = [type(b.value).__name__.removesuffix("TimeBlock") for b in blocks]
     assert names == ["BedMovement", "Event", "SinglesHistogram", "ExternalSignal", "ExternalSignal", "Event",
                      "BedMovement", "Event"]  # fmt: skip
+
+
+def test_a_signal_may_come_before_the_events(tmp_path: Path) -> None:
+    singles = np.arange(144, dtype=np.uint32) * is_crystal(PET)
+    path = written(tmp_path, breath(), events(PET, 9, singles=singles))
+    header, _, _, blocks = package_lines(path)
+    assert header.scanner.singles_histogram_level == petsird.SinglesHistogramLevelType.ALL
+    assert [type(b.value).__name__ for b in blocks][:2] == ["ExternalSignalTimeBlock", "EventTimeBlock"]
+    assert sum(isinstance(i, Waveform) for i in open_raw(path).items()) == 1
+    assert [type(i) for i in open_raw(written(tmp_path, breath())).items()] == [Waveform]
 
 
 def test_singles_per_block_are_units(tmp_path: Path) -> None:

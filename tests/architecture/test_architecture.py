@@ -42,8 +42,8 @@ def test_imports_go_one_way(copy: Path) -> None:
         ("kernels/planted.py", "import recon", "One way"),
         ("acquisition/planted.py", "import integration", "One way"),
         ("recon/planted.py", "import pydicom", "DICOM libraries only"),
-        ("acquisition/sources/planted.py", "import ismrmrd", "reference libraries"),
-        ("acquisition/sources/planted.py", "import petsird", "reference libraries"),
+        ("acquisition/sources/planted.py", "import ismrmrd", "Reference libraries"),
+        ("acquisition/sources/planted.py", "import petsird", "Reference libraries"),
         ("recon/planted.py", "import yaml", "YAML only"),
     ],
 )

@@ -101,7 +101,7 @@ def main() -> None:
         "\n| helix, 64 x 736, 1152 views per turn, 512 x 512, 0.6 mm | slices/s | last view to last slice [s] | ring |"
     )
     print("|---|---|---|---|")
-    for pitch in (1.0, 1.4):
+    for pitch in (0.6, 1.0):
         print(helix(pitch))
     print(f"\npeak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB, the simulation included")
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from acquisition.errors import IsocenterError
-from acquisition.items import Image
+from acquisition.items import Events, Image
+from acquisition.scan import Scan
 from acquisition.verdict import Level
 from integration.protocol import Library, Protocol
 from integration.runner import Run
@@ -77,3 +79,15 @@ def test_a_scan_that_cannot_be_handled_is_refused_when_it_opens() -> None:
 
     with pytest.raises(IsocenterError, match="MR scan"):
         Run(replace(small_simulation().scan, mr=None, modality="CT"), Library()["mri_cartesian"]).open()
+
+
+def test_coincidences_are_counted_and_told_of_when_nothing_uses_them() -> None:
+    ends = np.zeros((5, 2), np.int32)
+    blocks = [Events(start_s=k, stop_s=k + 1, prompts=ends, delayeds=ends[:k]) for k in range(3)]
+    empty = Library()["mri_cartesian"].model_copy(update={"steps": ()})
+    run = Run(Scan(uid="p", modality="PT"), empty)
+    run.open()
+    assert [image for block in blocks for image in run.feed(block)] == []
+    assert (run.summary.prompts, run.summary.delayeds, run.summary.readouts) == (15, 3, 0)
+    (wasted,) = run.verdicts
+    assert wasted.evidence == "3 x Events reached the end of the protocol"

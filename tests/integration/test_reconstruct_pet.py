@@ -1,0 +1,31 @@
+"""PET list-mode at the command line: what is no list-mode, and what no protocol is made for, is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from acquisition.sources import open_raw
+from integration import router
+from integration.cli import FAILED, WRONG, run
+from integration.protocol import Library
+from tests.acquisition.test_interfile import sinogram_file
+from tests.acquisition.test_mmr import event, tag, written
+
+
+def test_a_sinogram_is_no_raw_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["reconstruct", str(sinogram_file(tmp_path)), "--json"]) == FAILED
+    assert "expected the header of PET list-mode" in capsys.readouterr().err
+
+
+def test_a_protocol_of_another_modality_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = written(tmp_path, [tag(0), event(0, 0, 172)])
+    assert run(["reconstruct", str(path), "-p", "ct_helical", "--json"]) == WRONG
+    assert "expected a scan of modality CT, got PT" in capsys.readouterr().err
+
+
+def test_a_scan_that_nothing_fits_is_described(tmp_path: Path) -> None:
+    scan = open_raw(written(tmp_path, [tag(0), event(0, 0, 172)])).scan
+    assert router._described(scan) == "PT, 64 rings of 504, 1 time-of-flight bins"
+    assert all(c.protocol.modality == "PT" for c in router.explain(Library(), scan))
