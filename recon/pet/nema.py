@@ -1,7 +1,8 @@
 """Image quality as NEMA NU 2 measures it: contrast recovery, variability of the background, what is left in the lung.
 
-``Q = (C_sphere / C_background - 1) / (a_sphere / a_background - 1)``, hot or cold; ``N = SD / C_background`` of 12 regions in 5 slices, as large as the sphere; ``L = C_lung / C_background``. Regions
-are discs in transaxial slices; pixels that a disc cuts count in part.
+``Q = (C_sphere / C_background - 1) / (a_sphere / a_background - 1)``, hot or cold; ``N = SD / C_background`` of 12
+regions in 5 slices, as large as the sphere; ``L = C_lung / C_background``. Regions are discs in transaxial slices;
+pixels that a disc cuts count in part.
 """
 
 from __future__ import annotations
