@@ -197,6 +197,7 @@ class PetModality:
             "RescaleSlope": grey.scale.slope,
             "WindowCenter": top / 2,
             "WindowWidth": top,
+            "VOILUTFunction": "LINEAR_EXACT",  # LINEAR knows no window narrower than 1
         }
 
     def instance_number(self, position: Position, z: int, n_z: int) -> int:

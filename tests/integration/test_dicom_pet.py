@@ -84,6 +84,7 @@ def test_every_image_is_valid(tmp_path: Path) -> None:
         pet_image(output="frames", position=Position(repetition=3), attributes={"n_frames": "5"}),
         pet_image(output="adm", attributes={"decay_corrected_to": "injection"}),
         pet_image(output="negative", data=-pet_image().data),
+        pet_image(output="dim", unit="a.u.", data=1e-8 * pet_image().data),
         pet_image(output="gate", position=Position(phase=1)),
     ]
     for image in images:
