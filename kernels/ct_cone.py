@@ -168,7 +168,7 @@ def _aim(
 def _look(
     line: tuple[float, float, float], turn: tuple[float, float], detector: Detector, seen: Floats
 ) -> None:  # pragma: no cover - compiled
-    """Find the channel in which each pixel of a line is seen, and its distance; flat detectors in vector instructions."""
+    """Find the channel in which each pixel of a line is seen, and its distance."""
     x0, dx, y = line
     cos, sin = turn
     if detector[6] > 0:
