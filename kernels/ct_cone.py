@@ -180,6 +180,5 @@ def _look(
     across, aside = np.float32(y * cos - x0 * sin), np.float32(-dx * sin)
     centre, scale = np.float32(detector[2]), np.float32(detector[1] / detector[4])
     for x in range(seen.shape[1]):
-        distance = away + np.float32(x) * nearer
-        seen[0, x] = centre + (across + np.float32(x) * aside) / distance * scale
-        seen[1, x] = distance
+        seen[1, x] = away + np.float32(x) * nearer
+        seen[0, x] = centre + (across + np.float32(x) * aside) / seen[1, x] * scale
