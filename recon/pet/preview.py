@@ -92,8 +92,10 @@ class Preview(VoxelOptions):
                 yield self._picture(item)
 
     def close(self) -> Iterator[Item]:
-        """Give nothing: the final image follows."""
-        return iter(())
+        """Give a picture of a scan that was too short for one; else nothing, as the final image follows."""
+        counted = [b for b in self._data.blocks if len(b)]
+        if counted and not self._n_made:
+            yield self._picture(self._data.blocks[-1])
 
     def _picture(self, item: Events) -> Image:
         begun = time.monotonic()
