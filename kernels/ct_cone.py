@@ -168,7 +168,7 @@ def _aim(
 def _look(
     line: tuple[float, float, float], turn: tuple[float, float], detector: Detector, seen: Floats
 ) -> None:  # pragma: no cover - compiled
-    """Find the channel in which each pixel of a line is seen, and its distance; flat detectors in vector instructions."""
+    """Find the channel in which each pixel of a line is seen, and its distance."""
     x0, dx, y = line
     cos, sin = turn
     if detector[6] > 0:
@@ -180,6 +180,5 @@ def _look(
     across, aside = np.float32(y * cos - x0 * sin), np.float32(-dx * sin)
     centre, scale = np.float32(detector[2]), np.float32(detector[1] / detector[4])
     for x in range(seen.shape[1]):
-        distance = away + np.float32(x) * nearer
-        seen[0, x] = centre + (across + np.float32(x) * aside) / distance * scale
-        seen[1, x] = distance
+        seen[1, x] = away + np.float32(x) * nearer
+        seen[0, x] = centre + (across + np.float32(x) * aside) / seen[1, x] * scale

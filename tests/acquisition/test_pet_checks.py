@@ -69,14 +69,14 @@ def test_a_jump_is_found_with_time_and_size(shift: tuple[float, float, float]) -
 
 def test_a_slide_and_a_head_that_nods_are_found_and_breath_is_not_motion() -> None:
     slide = replace(EXAM, faults=PetFaults(motion=drift(3.0, 9.0, (9.0, 0.0, 0.0))))
-    assert any(v.level is Level.FLAG for v in _found(CheckMotion(), slide, _weak_torso(2)))
+    assert any(v.level is Level.FLAG for v in _found(CheckMotion(), slide, _weak_nema()))
     weak = brain(1, white_bq_per_ml=300.0)
     down = replace(EXAM, faults=PetFaults(motion=jump(6.0, (0.0, 0.0, 8.0))), patient_mm=(0.0, 0.0, -70.0))
     (verdict,) = _found(CheckMotion(), down, weak)
     assert verdict.level is Level.FLAG and "z +" in verdict.evidence
-    turned = replace(EXAM, faults=PetFaults(motion=jump(6.0, (0.0, 0.0, 0.0), turn_deg=12.0)))
-    (verdict,) = _found(CheckMotion(), turned, weak)
-    assert verdict.level is Level.FLAG
+    turned = replace(EXAM, faults=PetFaults(motion=jump(6.0, (0.0, 0.0, 0.0), turn_deg=15.0)))
+    (verdict,) = _found(CheckMotion(), turned, _weak_nema())
+    assert verdict.level is Level.FLAG and "coarse sinograms" in verdict.evidence
     breathing = replace(EXAM, breath_s=4.0)
     (verdict,) = _found(CheckMotion(), breathing, lambda breath: _weak_torso(3, breath))
     assert verdict.level is Level.PASS
