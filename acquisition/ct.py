@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from acquisition.ct_reference import Reference
 from acquisition.errors import ConfigError, DataError
 from acquisition.items import Item, Projections, View
 from acquisition.scan import Scan
@@ -47,13 +48,10 @@ class Air:
 
     def open(self, scan: Scan) -> None:
         """Remember the detector."""
-        ct = scan.require_ct()
-        self._uid, self._shape = scan.uid, (ct.n_rows, ct.n_channels)
-        self._sums = {flag: np.zeros(self._shape) for flag in View}
-        self._counts = dict.fromkeys(View, 0)
-        self._air_ma = 0.0
-        self._reference: NDArray[np.float32] | None = None
-        self._rays = self._starved = 0
+        self._reference = Reference(scan)
+        self._uid, self._shape, self._watched = scan.uid, self._reference.shape, scan.require_ct().reference_channels
+        self._air: NDArray[np.float32] | None = None
+        self._rays = self._starved = self._views = 0
 
     def feed(self, item: Item) -> Iterator[Item]:
         """Gather dark and air views, turn the others into line integrals. Everything else passes.
@@ -72,16 +70,19 @@ class Air:
                 expected=f"finite counts of {self._shape} elements",
                 got=f"{item.data.shape[1:]}, {int((~np.isfinite(item.data)).sum())} not finite",
             )
-        for flag in View:
-            self._gather(item.select(item.has(flag)), flag)
         patient = ~item.has(View.DARK | View.AIR)
+        if not patient.all():
+            self._reference.add(item)
+            self._air = None
         if patient.any():
             yield self._lines(item if patient.all() else item.select(patient))
 
     def close(self) -> Iterator[Item]:
         """Say what was repaired."""
-        if self._reference is None:
+        if not self._views:
             return
+        if self._watched:
+            yield _watch(self._reference.blocked, self._views)
         part = self._starved / max(self._rays, 1)
         yield Verdict(
             check="ct.starvation",
@@ -108,26 +109,8 @@ class Air:
             evidence=", ".join(f"row {r} channel {c}" for r, c in list(zip(*self._bad, strict=True))[:10]),
         )
 
-    def _gather(self, block: Projections, flag: View) -> None:
-        if not len(block):
-            return
-        self._sums[flag] += block.data.sum(axis=0, dtype=np.float64)
-        self._counts[flag] += len(block)
-        if flag is View.AIR:
-            self._air_ma = float(block.head["ma"].mean())
-        self._reference = None
-
     def _prepare(self) -> NDArray[np.float32]:
-        for flag in View:
-            if not self._counts[flag]:
-                raise DataError(
-                    f"scan {self._uid}",
-                    expected=f"{flag.name} views before those of the patient",
-                    got="none",
-                    action="send the calibration with the scan, or start from line integrals",
-                )
-        self._dark = (self._sums[View.DARK] / self._counts[View.DARK]).astype(np.float32)
-        air = self._sums[View.AIR] / self._counts[View.AIR] - self._dark
+        air = self._reference.still()
         self._bad = np.nonzero(air < self.bad_below * np.median(air, axis=1, keepdims=True))
         if len(self._bad[0]) > _BAD_PART * air.size:
             raise DataError(
@@ -149,20 +132,21 @@ class Air:
         return int(row), int(channel), a, b, np.float32((channel - a) / (b - a) if b > a else 0.0)
 
     def _lines(self, item: Projections) -> Projections:
-        if self._reference is None:
-            self._reference = self._prepare()
-        counts = item.data - self._dark
+        if self._air is None:
+            self._air = self._prepare()
+        output = self._reference.output(item)
+        counts = item.data - self._reference.dark()
         for row, channel, a, b, weight in self._weights:
             counts[:, row, channel] = (1 - weight) * counts[:, row, a] + weight * counts[:, row, b]
         if self.smooth_below and (counts < self.smooth_below).any():
             counts = self._smoothed(counts)
+        self._views += len(item)
         self._rays += counts.size
         self._starved += int((counts <= self.least).sum())
-        lines = self._reference - np.log(np.maximum(counts, np.float32(self.least)))
+        lines = self._air - np.log(np.maximum(counts, np.float32(self.least)))
         for row, channel, a, b, weight in self._weights:
             lines[:, row, channel] = (1 - weight) * lines[:, row, a] + weight * lines[:, row, b]
-        if self._air_ma > 0 and (item.head["ma"] > 0).all():
-            lines += np.log(item.head["ma"] / np.float32(self._air_ma)).astype(np.float32)[:, None, None]
+        lines += np.log(output)[:, None, None]
         return replace(item, data=lines, domain="lines")
 
     def _smoothed(self, counts: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -171,6 +155,20 @@ class Air:
         mean = sum((w * padded[..., k : k + n] for k, w in enumerate(_BLUR)), np.zeros_like(counts))
         share = np.clip(1 - counts / np.float32(self.smooth_below), 0, 1)
         return counts + share * (mean - counts)
+
+
+def _watch(blocked: int, n_views: int) -> Verdict:
+    return Verdict(
+        check="ct.reference",
+        level=Level.FLAG if blocked else Level.PASS,
+        advice="Something stands before the reference channels; the tube current in the header was taken instead."
+        if blocked
+        else "The reference channels see the tube.",
+        value=float(blocked),
+        limit=0.0,
+        unit="views",
+        evidence=f"{blocked} of {n_views} views",
+    )
 
 
 @dataclass(kw_only=True)

@@ -146,8 +146,9 @@ class Channels:
         yield window
 
     def _lines(self, block: Projections, views: slice) -> NDArray[np.float32]:
-        counts = np.maximum(block.data[views] - self._reference.dark(), np.float32(1))
-        made: NDArray[np.float32] = np.log(self._reference.air(block.head[views])) - np.log(counts)
+        part = replace(block, head=block.head[views], data=block.data[views])
+        counts = np.maximum(part.data - self._reference.dark(), np.float32(1))
+        made: NDArray[np.float32] = np.log(self._reference.air(part)) - np.log(counts)
         return made
 
     def _rest(self, lines: NDArray[np.float32], row: int, channel: int, odd: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -161,7 +162,8 @@ class Channels:
         """Interpolate one element between its good neighbours in some views of the window, in place."""
         row, channel = place
         a, b, weight = _neighbours(odd, channel)
-        dark, air = self._reference.dark()[row], self._reference.air(window.head[views])[:, row]
+        part = replace(window, head=window.head[views], data=window.data[views])
+        dark, air = self._reference.dark()[row], self._reference.air(part)[:, row]
         through = [np.maximum(window.data[views, row, k] - dark[k], 1) / air[:, k] for k in (a, b)]
         mixed = np.exp((1 - weight) * np.log(through[0]) + weight * np.log(through[1]))
         window.data[views, row, channel] = dark[channel] + air[:, channel] * mixed

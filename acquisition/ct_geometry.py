@@ -69,6 +69,13 @@ def checked(ct: CtHeader, where: str) -> CtHeader:
             f"{ct.source_isocentre_mm} and {ct.source_detector_mm} mm, {ct.views_per_rotation} views per turn",
             action="check the geometry in the header",
         )
+    if any(not 0 <= channel < ct.n_channels for channel in ct.reference_channels):
+        raise HeaderError(
+            f"{where}: reference channels",
+            expected=f"channels from 0 to {ct.n_channels - 1}",
+            got=str(ct.reference_channels),
+            action="check the header",
+        )
     return ct
 
 

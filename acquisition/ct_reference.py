@@ -10,6 +10,7 @@ from acquisition.items import Projections, View
 from acquisition.scan import Scan
 
 Counts = NDArray[np.float32]
+_COVERED = 0.8  # of what the head foretells: reference channels that read less have something before them
 
 
 class Reference:
@@ -26,7 +27,9 @@ class Reference:
         self._uid, self.shape = scan.uid, (ct.n_rows, ct.n_channels)
         self._sums = {flag: np.zeros(self.shape) for flag in View}
         self._counts = dict.fromkeys(View, 0)
-        self._ma = 0.0
+        self._ma, self._channels = 0.0, list(ct.reference_channels)
+        self.blocked = 0
+        """Views in which something stood before the reference channels."""
         self._made: tuple[Counts, Counts] | None = None
 
     def add(self, block: Projections) -> None:
@@ -54,12 +57,30 @@ class Reference:
         """Return the offset (row, channel)."""
         return self._ready()[0]
 
-    def air(self, head: NDArray[np.void]) -> Counts:
-        """Return the counts above the offset that some views would have without a patient (view, row, channel)."""
-        air = self._ready()[1]
-        if self._ma <= 0 or (head["ma"] <= 0).any():
-            return np.broadcast_to(air, (len(head), *self.shape))
-        return (head["ma"] / np.float32(self._ma)).astype(np.float32)[:, None, None] * air
+    def still(self) -> Counts:
+        """Return the mean counts above the offset in the air views (row, channel)."""
+        return self._ready()[1]
+
+    def air(self, block: Projections) -> Counts:
+        """Return the counts above the offset that views would have without a patient (view, row, channel)."""
+        return self.output(block)[:, None, None] * self.still()
+
+    def output(self, block: Projections) -> Counts:
+        """Return the tube's output in each view, relative to the air views (view,).
+
+        The reference channels tell it where there are any and nothing stands before them (they then read less than
+        the tube current in the view's head foretells: `blocked` counts such views); the head tells it otherwise.
+        """
+        known = self._ma > 0 and bool((block.head["ma"] > 0).all())
+        told = (block.head["ma"] / self._ma if known else np.ones(len(block))).astype(np.float32)
+        if not self._channels:
+            return told
+        dark, air = self._ready()
+        counts = (block.data[..., self._channels] - dark[:, self._channels]).sum(axis=(1, 2), dtype=np.float64)
+        read = (counts / air[:, self._channels].sum(dtype=np.float64)).astype(np.float32)
+        covered = (read < np.float32(_COVERED) * told) if known else read <= 0
+        self.blocked += int(covered.sum())
+        return np.where(covered, told, read)
 
     def _ready(self) -> tuple[Counts, Counts]:
         if self._made is None:
@@ -69,7 +90,7 @@ class Reference:
                         f"scan {self._uid}",
                         expected=f"{flag.name} views before those of the patient",
                         got="none",
-                        action="send the calibration with the scan",
+                        action="send the calibration with the scan, or start from line integrals",
                     )
             dark = self._sums[View.DARK] / self._counts[View.DARK]
             air = self._sums[View.AIR] / self._counts[View.AIR] - dark

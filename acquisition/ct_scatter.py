@@ -66,7 +66,7 @@ class _Subtracting:
             )
 
     def _less(self, block: Projections) -> Projections:
-        measured, air = block.data - self._reference.dark(), self._reference.air(block.head)
+        measured, air = block.data - self._reference.dark(), self._reference.air(block)
         primary = np.maximum(measured - self._scatter(measured, air), np.float32(_LEAST) * measured)
         shadow = measured < _SHADOW * air
         self._taken += float((measured - primary)[shadow].sum(dtype=np.float64))

@@ -186,6 +186,8 @@ class CtHeader:
     """Tube voltage [kV]."""
     ma: float | None = None
     """Tube current of the calibration in air [mA]."""
+    reference_channels: tuple[int, ...] = ()
+    """Channels that never see the patient; they tell the tube's output of each view."""
     tube_ma: float | None = None
     """Mean tube current of the scan [mA]."""
     rotation_sign: Literal[1, -1] | None = None

@@ -232,9 +232,11 @@ class CtSimulation:
             level = np.zeros(shape) if flag is View.DARK else np.broadcast_to(self._unattenuated, shape)
             yield Projections(head=head, data=self._read(level, rng))
         gain = self.exam.faults.gain(self.exam.ct, self.exam.seed)
+        output = self.exam.faults.output(len(self.head), self.exam.seed)
         for start in range(0, len(self.head), block):
             head = self.head[start : start + block]
-            strength = (head["ma"] / (self.exam.ct.ma or 200.0))[:, None, None]
+            told = head["ma"] / (self.exam.ct.ma or 200.0)
+            strength = (told * output[start : start + block])[:, None, None]
             unattenuated = strength * self._unattenuated
             level = unattenuated * np.exp(-self.lines(start, start + block).astype(float))
             if self.exam.faults.scatter:

@@ -67,6 +67,13 @@ class CtFaults:
     scatter_mm: float = 90.0
     """Standard deviation of its spread along the channels, at the detector [mm]."""
 
+    output_sd: float = 0.0
+    """Standard deviation of the tube's relative output from view to view, which no header tells."""
+
+    def output(self, n_views: int, seed: int) -> Floats:
+        """Return what the tube gives in each view of the patient, relative to what the header tells (view,)."""
+        return np.exp(self.output_sd * np.random.default_rng([seed, 8]).standard_normal(n_views))
+
     def gain(self, ct: CtHeader, seed: int) -> Floats:
         """Return what each element's signal is multiplied with in the patient's views (row, channel)."""
         rng = np.random.default_rng([seed, 7])
