@@ -28,13 +28,12 @@ class Residual:
 
 def residual(conventional: NDArray, enhanced: NDArray, noise: NDArray) -> Residual:
     """Return the change between two images (y, x) with the noise map `noise` (y, x), same unit."""
-    change = np.abs(_blocks_sum((enhanced - conventional) / noise))
-    whole = (enhanced - conventional) / noise
-    rms = float(np.sqrt(np.mean(np.abs(whole).astype(np.float64) ** 2)))
-    return Residual(rms, float(change.max(initial=0.0)))
+    change = (enhanced - conventional) / noise
+    rms = float(np.sqrt(np.mean(np.abs(change).astype(np.float64) ** 2)))
+    return Residual(rms, float(np.abs(_block_means(change)).max(initial=0.0)))
 
 
-def _blocks_sum(values: NDArray) -> NDArray:
+def _block_means(values: NDArray) -> NDArray:
     """Return the mean of each block times its side; blocks overlap by half."""
     n_y, n_x = values.shape
     side_y, side_x = min(BLOCK, n_y), min(BLOCK, n_x)

@@ -49,8 +49,8 @@ def factor(ratios: Sequence[NDArray], coverage: float) -> float:
     ratios
         Per image: magnitude of the error over the scale, of each pixel.
     coverage
-        Part of the pixels that shall lie inside. Pixels of an image are not independent, images are: the factor
-        is the quantile over images, with the correction for their number, of each image's own quantile's mean.
+        Part of the pixels that shall lie inside. Pixels of one image depend on each other, so the correction for
+        the finite sample counts images.
 
     Raises
     ------
