@@ -323,7 +323,7 @@ def _fields(place: Iterable[int | str]) -> Iterable[str]:
     """Return the known keys at a place within the card."""
     part: type[BaseModel] = Card
     for name in place:
-        found = [m for m in _parts(part.model_fields[name].annotation)] if name in part.model_fields else []
+        found = list(_parts(part.model_fields[name].annotation)) if name in part.model_fields else []
         part = found[0] if found else part
     return part.model_fields
 

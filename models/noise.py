@@ -27,8 +27,10 @@ def estimate(data: NDArray) -> float:
     """Return the standard deviation of white noise in (..., y, x), from the diagonal Haar details; 0: none is seen.
 
     Donoho and Johnstone, Biometrika 1994;81:425, DOI 10.1093/biomet/81.3.425. Details that are exactly 0 (padding,
-    pixels outside the field of view) do not count.
+    pixels outside the field of view) do not count; where a pixel is not finite nothing is said: 0.
     """
+    if not np.isfinite(data).all():
+        return 0.0
     y, x = (n // 2 * 2 for n in data.shape[-2:])
     parts = data[..., :y, :x]
     a, b = parts[..., 0::2, 0::2], parts[..., 0::2, 1::2]
@@ -42,3 +44,16 @@ def estimate(data: NDArray) -> float:
 def snr(data: NDArray, noise: float) -> float:
     """Return the 95th percentile of the magnitude over the noise's standard deviation."""
     return float(np.percentile(np.abs(data), _SIGNAL) / noise)
+
+
+def noise_maps(image: Image, noise: float, gfactor: Floats | None) -> Floats:
+    """Return the noise of each slice (z, y, x): `noise` times the g-factor (z, y, x), where there is one.
+
+    Outside the object a g-factor may be 0 or tiny; the map stays above a tenth of its median.
+    """
+    shape = image.grid.shape
+    if gfactor is None or not (gfactor > 0).any():
+        return np.full(shape, noise, np.float32)
+    floor = np.float32(0.1 * np.median(gfactor[gfactor > 0]))
+    maps: Floats = np.maximum(gfactor, floor) * np.float32(noise)
+    return maps

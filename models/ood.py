@@ -9,6 +9,7 @@ say which of them is off. What looks like the training in all figures, and is no
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +57,8 @@ class Statistics:
     def score(self, figures: Doubles) -> float:
         """Return the distance of an image's figures (k,)."""
         off = figures - self.mean
-        return float(np.sqrt(max(off @ self.precision @ off, 0.0) / len(off)))
+        square = float(off @ self.precision @ off)
+        return float(np.sqrt(max(square, 0.0) / len(off)))
 
     def strangest(self, figures: Doubles) -> str:
         """Return which figure is farthest off, in words."""
@@ -82,7 +84,9 @@ def features(data: NDArray, noise: float) -> Doubles:
         It is too small to have figures.
     """
     if min(data.shape[-2:], default=0) < _LEAST_PIXELS:
-        raise DataError("figures of an image", expected=f"{_LEAST_PIXELS} x {_LEAST_PIXELS} pixels", got=f"{data.shape}")
+        raise DataError(
+            "figures of an image", expected=f"{_LEAST_PIXELS} x {_LEAST_PIXELS} pixels", got=f"{data.shape}"
+        )
     values = np.abs(data).astype(np.float64).reshape(-1, *data.shape[-2:])
     bright = max(float(np.percentile(values, 99)), _LEAST)
     values = values / bright
@@ -111,7 +115,8 @@ def fitted(figures: Doubles) -> Statistics:
         raise DataError("statistics", expected=f"more than {figures.shape[1]} images", got=str(len(figures)))
     covariance = np.cov(figures, rowvar=False)
     spread = np.maximum(np.diag(covariance), _LEAST)
-    return Statistics(figures.mean(axis=0), np.linalg.inv(covariance + _RIDGE * np.diag(spread)))
+    precision = np.linalg.inv(covariance + _RIDGE * np.diag(spread)).astype(np.float64)
+    return Statistics(figures.mean(axis=0), precision)
 
 
 def _spectrum(values: Doubles) -> list[float]:
@@ -121,7 +126,7 @@ def _spectrum(values: Doubles) -> list[float]:
     power = (np.abs(np.fft.rfft2((values - values.mean()) * window)) ** 2).mean(axis=0)
     frequency = np.hypot(np.fft.fftfreq(n_y)[:, None], np.fft.rfftfreq(n_x))
     total = max(float(power.sum()), _LEAST)
-    rings = zip(_BANDS, _BANDS[1:], strict=False)
+    rings = pairwise(_BANDS)
     return [_log(float(power[(frequency >= low) & (frequency < high)].sum()) / total) for low, high in rings]
 
 

@@ -6,6 +6,8 @@ noise map); Mohan et al., ICLR 2020, arXiv 1906.05478 (without bias the network 
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -65,8 +67,8 @@ class UNet(nn.Module):
         self.multiple = 1 << (levels - 1)
         self.head = conv(image_channels + 1, width, 3, padding=1, bias=False)
         self.down = nn.ModuleList(_blocks(n, blocks, conv) for n in sizes)
-        self.shrink = nn.ModuleList(conv(a, b, 2, stride=2, bias=False) for a, b in zip(sizes, sizes[1:], strict=False))
-        self.grow = nn.ModuleList(up(b, a, 2, stride=2, bias=False) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.shrink = nn.ModuleList(conv(a, b, 2, stride=2, bias=False) for a, b in pairwise(sizes))
+        self.grow = nn.ModuleList(up(b, a, 2, stride=2, bias=False) for a, b in pairwise(sizes))
         self.up = nn.ModuleList(_blocks(n, blocks, conv) for n in sizes[:-1])
         self.tail = conv(width, corrected_channels, 3, padding=1, bias=False)
         nn.init.zeros_(self.tail.weight)
