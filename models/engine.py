@@ -79,8 +79,7 @@ class _Prepared:
         try:
             self._prepare(shape)
             self._shape = shape
-            for _ in range(_WARM_UPS):
-                self._run(np.zeros(shape, np.float32))
+            self._run(np.zeros(shape, np.float32))
         except RuntimeError as error:
             self._shape = ()
             raise _failed(self.name, f"prepare for {shape}", error) from error

@@ -154,7 +154,9 @@ def unpacked(data: bytes, *, where: str) -> Mapping[str, Tensor]:
     try:
         tensors: dict[str, Tensor] = safetensors.load(data)
     except (SafetensorError, ValueError, KeyError) as error:
-        kind = "a pickle or zip, which may be a program and is never opened" if data[:2] in (b"PK", b"\x80\x02") else ""
+        kind = (
+            "a pickle or zip, which may be a program and is never opened" if data.startswith((b"PK", b"\x80")) else ""
+        )
         raise FileFormatError(where, expected="safetensors", got=kind or " ".join(str(error).split())) from error
     broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if broken:

@@ -17,7 +17,7 @@ _FIRST = {"training": 0, "calibration": 1_000_000, "test": 2_000_000}
 """First seed of the images of each split."""
 _SNR = (5.0, 60.0)
 _PATCH = 64
-_MATRIX = 96
+_MATRIX = 64
 
 
 class Ellipses:
@@ -36,7 +36,12 @@ class Ellipses:
             "modality": "MR",
             "anatomy": ["PHANTOM"],
             "sequences": [],
-            "input": {"units": ["1"], "kinds": ["magnitude", "real"], "ranges": {"snr": [4.0, 80.0]}},
+            "input": {
+                "units": ["1"],
+                "kinds": ["magnitude", "real"],
+                "matrix": [_MATRIX, _MATRIX],
+                "ranges": {"snr": [4.0, 80.0]},
+            },
             "network": {"name": "unet", "parameters": {"width": 32, "levels": 2}, "precision": "bf16"},
             "members": 2,
             "training": {
