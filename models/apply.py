@@ -19,7 +19,7 @@ from acquisition.items import Enhancement, Image, Item, Kind
 from acquisition.scan import Scan
 from acquisition.verdict import Verdict
 from models import refuse, report
-from models.card import read_card
+from models.card import Card, read_card
 from models.consistency import Residual, residual
 from models.engine import Floats, chosen, engine
 from models.estimate import Estimator
@@ -101,7 +101,7 @@ class Enhance:
                 return refusal, None
             estimator = Estimator(loaded, engine(self.engine, loaded.network, precision=loaded.card.network.precision))
             if self.strength > 0:
-                estimator.prepare(_matrix(scan) or loaded.card.input.matrix)
+                estimator.prepare(_matrix(scan, loaded.card))
         except IsocenterError as error:
             return Refusal("setup", f"the network could not be made ready: {error}"), None
         return None, estimator
@@ -141,25 +141,22 @@ class Enhance:
         if self.strength == 0:
             width = half_width(maps * 0, maps, card=card.uncertainty, strength=0.0)
             return self._images(image, image.data.copy(), width, report.unchanged(self.check))
-        planes = image.data.reshape(image.grid.shape)
-        estimates = [ready.estimate(p, m) for p, m in zip(planes, maps, strict=True)]
-        network = np.stack([e.data for e in estimates])
-        found = self._residual(planes, network, maps)
+        conventional = image.data.reshape(image.grid.shape)
+        made = ready.image(conventional, maps)
+        found = self._residual(conventional, made.data, maps)
         refusal = report.too_much(found, card.consistency)
         if refusal is not None:
             return refusal
-        spread = np.stack([e.spread for e in estimates])
-        width = half_width(spread, maps, card=card.uncertainty, strength=self.strength)
+        width = half_width(made.spread, maps, card=card.uncertainty, strength=self.strength)
         told = [report.changed(self.check, found, card.consistency, source)]
         if ready.engine.preparations > prepared:
             told.append(report.late(self.check, ready.engine.prepare_s))
-        return self._images(image, blended(planes, network, self.strength), width, *told)
+        return self._images(image, blended(conventional, made.data, self.strength), width, *told)
 
     def _residual(self, conventional: NDArray, network: NDArray, noise: Floats) -> Residual:
         """Return how far the network's image (z, y, x) is from what was measured; a network that works on raw data
         holds it against those."""
-        found = [residual(c, n, s) for c, n, s in zip(conventional, network, noise, strict=True)]
-        return Residual(max(f.rms for f in found), max(f.peak for f in found))
+        return residual(conventional, network, noise)
 
     def _images(self, image: Image, data: NDArray, width: Floats, *verdicts: Verdict) -> tuple[Image, ...]:
         assert self._ready is not None
@@ -201,9 +198,8 @@ def blended(conventional: NDArray, network: NDArray, strength: float) -> NDArray
     return result
 
 
-def _matrix(scan: Scan) -> tuple[int, int] | None:
-    """Return the matrix (y, x) that the images will have, None where the header does not say."""
+def _matrix(scan: Scan, card: Card) -> tuple[int, ...]:
+    """Return the matrix that the images will have; what the card says where the header does not."""
     if scan.mr is None or not scan.mr.encodings:
-        return None
-    _, n_y, n_x = scan.mr.encodings[0].recon_matrix
-    return n_y, n_x
+        return card.input.matrix
+    return scan.mr.encodings[0].recon_matrix[-card.input.dimensions :]

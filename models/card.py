@@ -88,10 +88,18 @@ class Input(_Part):
     """Components of the complex image."""
     noise: Literal["image", "gfactor"] = "image"
     """Where the noise map comes from: one level for the image, or a map of the g-factor, for which the image waits."""
-    matrix: tuple[int, int] = (512, 512)
-    """Matrix (y, x) that is prepared for where the scan's header names none."""
+    dimensions: Literal[2, 3] = 2
+    """2: slice by slice; 3: images that are volumes, as a whole."""
+    matrix: tuple[int, ...] = Field(default=(512, 512), min_length=2, max_length=3)
+    """Matrix (y, x) or (z, y, x) that is prepared for where the scan's header names none."""
     ranges: Ranges
     """What it was shown in training."""
+
+    @model_validator(mode="after")
+    def _as_many(self) -> Input:
+        if len(self.matrix) != self.dimensions:
+            raise ValueError(f"matrix has {len(self.matrix)} numbers, dimensions says {self.dimensions}")
+        return self
 
 
 class Network(_Part):

@@ -27,10 +27,11 @@ class Residual:
 
 
 def residual(conventional: NDArray, enhanced: NDArray, noise: NDArray) -> Residual:
-    """Return the change between two images (y, x) with the noise map `noise` (y, x), same unit."""
-    change = (enhanced - conventional) / noise
-    rms = float(np.sqrt(np.mean(np.abs(change).astype(np.float64) ** 2)))
-    return Residual(rms, float(np.abs(_block_means(change)).max(initial=0.0)))
+    """Return the change between two images (..., y, x) with the noise map `noise`, same unit; of the worst slice."""
+    changes = ((enhanced - conventional) / noise).reshape(-1, *conventional.shape[-2:])
+    rms = np.sqrt(np.mean(np.abs(changes).astype(np.float64) ** 2, axis=(1, 2)))
+    peak = max(float(np.abs(_block_means(change)).max(initial=0.0)) for change in changes)
+    return Residual(float(rms.max()), peak)
 
 
 def _block_means(values: NDArray) -> NDArray:

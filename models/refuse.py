@@ -68,6 +68,8 @@ def by_image(card: Card, image: Image, noise: float, statistics: Statistics) -> 
         return Refusal("kind", f"it is a {image.kind} image, the network is for {' or '.join(card.input.kinds)}")
     if image.data.size != np.prod(image.grid.shape):
         return Refusal("shape", f"it is no single frame: {image.data.shape} on a grid {image.grid.shape}")
+    if image.grid.shape[0] < card.input.dimensions - 1:
+        return Refusal("shape", "it is a single slice, and the network is for volumes")
     if not np.isfinite(image.data).all():
         broken = int((~np.isfinite(image.data)).sum())
         return Refusal("nan", "it has pixels that are no numbers", float(broken), 0.0, "pixels")

@@ -22,14 +22,8 @@ FLIPS: dict[int, tuple[tuple[int, ...], ...]] = {1: ((),), 2: ((), (-1,)), 4: ((
 Floats = NDArray[np.float32]
 
 
-def mirrored(data: NDArray, members: int, out: NDArray) -> None:
-    """Write `data` (channel, y, x) and its mirror images into `out` (member, channel, y, x)."""
-    for member, axes in enumerate(FLIPS[members]):
-        out[member] = np.flip(data, axes)
-
-
-def united(estimates: NDArray, members: int) -> tuple[NDArray, Floats]:
-    """Return mean (channel, y, x) and spread (y, x) of what a network made of mirror images."""
+def united(estimates: Sequence[NDArray], members: int) -> tuple[NDArray, Floats]:
+    """Return mean (channel, ..., y, x) and spread (..., y, x) of what a network made of the mirror images."""
     back = np.stack([np.flip(e, axes) for e, axes in zip(estimates, FLIPS[members], strict=True)])
     mean = back.mean(axis=0)
     variance = (np.abs(back - mean) ** 2).sum(axis=(0, 1)) / max(members - 1, 1)

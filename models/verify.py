@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.card import Card
 from models.engine import TorchCpu, available, engine
@@ -36,9 +37,9 @@ class Comparison:
     prepare_s: float
     """Time of the first preparation [s]."""
     run_ms: float
-    """Median time of one slice, mirror images included [ms]."""
-    matrix: tuple[int, int]
-    """Of the slice."""
+    """Median time of one slice or volume, mirror images included [ms]."""
+    matrix: tuple[int, ...]
+    """Of the slice or volume."""
 
     @property
     def agrees(self) -> bool:
@@ -63,7 +64,7 @@ def compared(path: Path, engines: Sequence[str] = ()) -> Iterator[Comparison]:
     judge = Estimator(loaded, TorchCpu(loaded.network, precision="f32")).estimate(data, noise).data
     for name in engines or available():
         made = Estimator(loaded, engine(name, loaded.network, precision=loaded.card.network.precision))
-        made.prepare((data.shape[0], data.shape[1]))
+        made.prepare(data.shape)
         times = []
         for _ in range(_RUNS):
             start = time.perf_counter()
@@ -77,20 +78,20 @@ def compared(path: Path, engines: Sequence[str] = ()) -> Iterator[Comparison]:
             tolerance=loaded.card.network.tolerance,
             prepare_s=made.engine.prepare_s,
             run_ms=1000 * float(np.median(times)),
-            matrix=(data.shape[0], data.shape[1]),
+            matrix=data.shape,
         )
 
 
-def example(card: Card) -> tuple[Any, Floats]:
-    """Return a slice (y, x) in units of its noise, as bright as the card allows, and its noise map: there the
+def example(card: Card) -> tuple[NDArray, Floats]:
+    """Return a slice or volume in units of its noise, as bright as the card allows, and its noise map: there the
     precision of an engine matters most."""
     chance = np.random.default_rng(1)
-    n_y, n_x = card.input.matrix
-    y, x = np.mgrid[:n_y, :n_x]
+    places = np.indices(card.input.matrix, np.float32)
+    extent = np.reshape(card.input.matrix, (-1, *(1,) * len(card.input.matrix)))
+    radius = np.sqrt((((places + 0.5) / extent - 0.5) ** 2).sum(axis=0))
     top = card.input.ranges.snr[1] if card.input.ranges.snr else _SNR
-    radius = np.hypot(y / n_y - 0.5, x / n_x - 0.5)
-    disc = np.where(radius < 0.4, top * (0.6 + 0.4 * np.cos(12 * np.pi * radius)), 0.0)
-    data = (disc + chance.standard_normal(disc.shape)).astype(np.float32)
+    ball = np.where(radius < 0.4, top * (0.6 + 0.4 * np.cos(12 * np.pi * radius)), 0.0)
+    data = (ball + chance.standard_normal(ball.shape)).astype(np.float32)
     if card.input.kinds == ("complex",):
-        return data + 1j * chance.standard_normal(disc.shape).astype(np.float32), np.ones_like(data)
+        return data + 1j * chance.standard_normal(ball.shape).astype(np.float32), np.ones_like(data)
     return data, np.ones_like(data)

@@ -118,8 +118,8 @@ def _line(row: dict[str, Any]) -> str:
     if "engine" not in row:
         return f"{row['file']}: {row['error']}"
     told = "{card} {version} on {engine}: {apart:.3g} of {tolerance:g} sd apart, ready in {prepare_s:.1f} s"
-    n_y, n_x = row["matrix"]
-    return f"{told.format(**row)}, {row['run_ms']:.0f} ms for {n_y} x {n_x}: {row['error'] or 'right'}"
+    matrix = " x ".join(map(str, row["matrix"]))
+    return f"{told.format(**row)}, {row['run_ms']:.0f} ms for {matrix}: {row['error'] or 'right'}"
 
 
 def _train(options: argparse.Namespace) -> int:

@@ -121,8 +121,8 @@ def network(name: str = "unet", *, rms: float = 0.3, seed: int = 0, **parameters
     made = build(name, parameters or ({"levels": 2} if name == "unet" else {}), where="test")
     if isinstance(made, UNet):
         nn.init.normal_(made.tail.weight)
-        channels = made.head.in_channels - 1
-        drawn_ = torch.from_numpy(ellipses(1000)).expand(1, channels, -1, -1)
+        channels, depth = made.head.in_channels - 1, made.head.weight.ndim - 4
+        drawn_ = torch.from_numpy(ellipses(1000)).expand(1, channels, *(4,) * depth, -1, -1)
         with torch.no_grad():
             correction = made(torch.cat([drawn_, torch.ones_like(drawn_[:, :1])], dim=1))
             made.tail.weight.mul_(rms / correction.square().mean().sqrt())

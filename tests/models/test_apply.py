@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,26 @@ def test_complex_images_stay_complex(tmp_path: Path) -> None:
     assert np.abs((enhanced.data - before.data).imag).max() > 0
     assert uncertainty.data.dtype == np.float32
     assert uncertainty.kind is Kind.MAGNITUDE
+
+
+def test_a_network_for_volumes_takes_them_as_a_whole(tmp_path: Path) -> None:
+    input_ = document()["input"] | {"dimensions": 3, "matrix": [4, MATRIX, MATRIX]}
+    named: dict[str, Any] = {"name": "unet", "parameters": {"levels": 2, "dimensions": 3}}
+    folder = card_folder(tmp_path, network(**named["parameters"]), input=input_, network=named)
+    made, data = step(folder), np.stack([ellipses(1000)] * 3)
+    out, found = played(made, image(data), of=_slab(3))
+    assert [i.output for i in out] == ["conventional", "denoised", "denoised_uncertainty"]
+    assert not np.allclose(out[1].data[0], out[1].data[1], atol=1e-4)  # the edge of the slab is another place
+    assert found == []
+    assert len(out[1].verdicts) == 1  # it was ready
+    assert "single slice" in refused(made, image(ellipses(1000))).advice
+
+
+def _slab(n_z: int):
+    flat = scan()
+    assert flat.mr is not None
+    encoding = replace(flat.mr.encodings[0], recon_matrix=(n_z, MATRIX, MATRIX))
+    return replace(flat, mr=replace(flat.mr, encodings=(encoding,)))
 
 
 def test_other_items_and_other_outputs_pass(tmp_path: Path) -> None:

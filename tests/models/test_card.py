@@ -39,7 +39,11 @@ def test_a_card_is_the_same_after_writing_and_reading(tmp_path: Path) -> None:
     ("place", "value", "message"),
     [
         ("limitz", ["x"], r"limitz: expected one of .*did you mean limits\?.*unknown key"),
-        ("input.range", {}, r"input.range: expected one of kinds, matrix, noise, ranges, units.*did you mean ranges\?"),
+        (
+            "input.range",
+            {},
+            r"input.range: expected one of dimensions, kinds, matrix, noise, ranges, units.*did you mean ranges\?",
+        ),
         ("input.ranges.snrr", [1, 2], r"input.ranges.snrr: expected one of .*did you mean snr\?"),
         ("training.data.0.license", "x", r"training.data.0.license: expected one of .*did you mean licence\?"),
         ("consistency.rms.flag", 1, r"consistency.rms.flag: expected one of flag_above, refuse_above"),
@@ -50,6 +54,7 @@ def test_a_card_is_the_same_after_writing_and_reading(tmp_path: Path) -> None:
         ("anatomy", [], "anatomy"),
         ("input.ranges.snr", [9, 3], "the smaller value comes first"),
         ("input.units", [], "input.units"),
+        ("input.dimensions", 3, "matrix has 2 numbers, dimensions says 3"),
         ("metrics.0.ci95", [31, 32], "outside its confidence interval"),
         ("weights.sha256", "abc", "weights.sha256"),
         ("weights.size", 20_000_001, "weights.size"),

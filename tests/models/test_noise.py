@@ -65,6 +65,13 @@ def test_taking_all_noise_away_is_one_standard_deviation_and_no_structure() -> N
     assert found.peak < 5
 
 
+def test_of_several_slices_the_worst_counts() -> None:
+    change = CHANCE.standard_normal((3, 64, 64)) * np.array([1, 3, 2])[:, None, None]
+    found = residual(change, 0 * change, np.ones((3, 64, 64)))
+    alone = residual(change[1], 0 * change[1], np.ones((64, 64)))
+    assert found == alone
+
+
 def test_no_change_is_nothing() -> None:
     data = ellipses(0, 96)
     assert (residual(data, data, ONE).rms, residual(data, data, ONE).peak) == (0, 0)
