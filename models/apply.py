@@ -43,6 +43,8 @@ class Enhance:
     """0: the conventional image, bit for bit; 1: the network's; between: the mean of both, so weighted."""
     body_part: str = ""
     """DICOM body part that is taken where the scan names none; empty: a card for certain parts then refuses."""
+    matrix: tuple[int, ...] = ()
+    """Matrix (y, x) or (z, y, x) to make ready for, where Steps before change it; empty: the header's."""
     engine: str = "auto"
     """What it runs on: auto, cuda, openvino or torch."""
     longest_s: float = 20.0
@@ -58,7 +60,9 @@ class Enhance:
             raise ConfigError(f"{self.check} longest_s", expected="above 0 s", got=str(self.longest_s))
         chosen(self.engine)
         self._path = find(self.card, where=self.check)
-        read_card(self._path)
+        dimensions = read_card(self._path).input.dimensions
+        if self.matrix and (len(self.matrix) != dimensions or min(self.matrix) < 1):
+            raise ConfigError(f"{self.check} matrix", expected=f"{dimensions} numbers from 1", got=str(self.matrix))
 
     def open(self, scan: Scan) -> None:
         """Hold the scan against the card; load, compile and warm up for the matrix in its header."""
@@ -101,7 +105,7 @@ class Enhance:
                 return refusal, None
             estimator = Estimator(loaded, engine(self.engine, loaded.network, precision=loaded.card.network.precision))
             if self.strength > 0:
-                estimator.prepare(_matrix(scan, loaded.card))
+                estimator.prepare(self.matrix or _matrix(scan, loaded.card))
         except IsocenterError as error:
             return Refusal("setup", f"the network could not be made ready: {error}"), None
         return None, estimator

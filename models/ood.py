@@ -87,7 +87,9 @@ def features(data: NDArray, noise: float) -> Doubles:
         raise DataError(
             "figures of an image", expected=f"{_LEAST_PIXELS} x {_LEAST_PIXELS} pixels", got=f"{data.shape}"
         )
-    values = np.abs(data).astype(np.float64).reshape(-1, *data.shape[-2:])
+    real = np.abs(data) if np.iscomplexobj(data) else data
+    values = real.astype(np.float64).reshape(-1, *data.shape[-2:])
+    values = values - np.percentile(values, 1)  # HU begin at -1000
     bright = max(float(np.percentile(values, 99)), _LEAST)
     values = values / bright
     down, across = np.diff(values, axis=-2)[..., :-1], np.diff(values, axis=-1)[..., :-1, :]

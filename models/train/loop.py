@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from acquisition.errors import ConfigError, ReconError
 from models.train.recipe import Recipe, Setting
@@ -25,6 +26,7 @@ _WARM_UP = 0.02  # part of the steps over which the rate rises
 _LEAST_RATE = 0.01  # of the largest, at the end
 _CLIP = 1.0  # norm of the gradient
 _TOLD_S = 10.0
+_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}  # a third faster on the CPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,16 @@ class Trained:
     """Time of all runs together [s]."""
     finished: bool
     """False where the budget ended before the steps."""
+
+
+class _Drawn(Dataset[tuple[Tensor, Tensor]]):
+    """Step -> batch."""
+
+    def __init__(self, recipe: Recipe, seed: int, size: int) -> None:
+        self._recipe, self._seed, self._size = recipe, seed, size
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
+        return self._recipe.batch(np.random.default_rng((self._seed, step)), self._size)
 
 
 class Training:
@@ -92,8 +104,10 @@ class Training:
         """
         start = saved = told = time.monotonic()
         before = self.seconds
-        while self.step < self._setting.steps and time.monotonic() - start < budget_s:
-            self._one()
+        for x, truth in self._batches():
+            if time.monotonic() - start >= budget_s:
+                break
+            self._one(x, truth)
             now = time.monotonic()
             self.seconds = before + now - start
             if now - told >= _TOLD_S:
@@ -140,10 +154,19 @@ class Training:
     def _identity(self) -> str:
         return f"{type(self._recipe).__name__}, {self._setting}, seed {self._seed}"
 
-    def _one(self) -> None:
+    def _batches(self) -> Iterable[tuple[Tensor, Tensor]]:
+        """Return the batches of the steps that are left, in their order whoever draws them."""
+        steps = range(self.step, self._setting.steps)
+        drawn = _Drawn(self._recipe, self._seed, self._setting.batch)
+        loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
+            drawn, batch_size=None, sampler=steps, num_workers=self._setting.workers
+        )
+        return loader
+
+    def _one(self, x: Tensor, truth: Tensor) -> None:
         """Do one step."""
-        chance = np.random.default_rng((self._seed, self.step))
-        x, truth = (t.to(self._setting.device) for t in self._recipe.batch(chance, self._setting.batch))
+        x, truth = x.to(self._setting.device), truth.to(self._setting.device)
+        x = x.contiguous(memory_format=_FORMATS[x.ndim])
         for group in self._optimiser.param_groups:
             group["lr"] = self._setting.rate * schedule(self.step / self._setting.steps)
         with torch.autocast(self._setting.device, torch.bfloat16, enabled=self._setting.precision == "bf16"):

@@ -35,6 +35,8 @@ class Setting:
     """cpu or cuda."""
     precision: Literal["bf16", "f32"] = "f32"
     """Of the network's passes; the loss, the weights and their moments are float32."""
+    workers: int = 0
+    """Processes that draw batches ahead; 0: none but the training's own."""
     average: float = 0.999
     """Of the weights: the part that stays per step; 0 takes the last ones."""
 

@@ -346,6 +346,12 @@ def test_a_matrix_the_header_did_not_name_is_done_late_and_said_so(tmp_path: Pat
     assert (late.check, late.level) == ("model.denoise.prepare", Level.FLAG)
 
 
+def test_a_protocol_that_changes_the_matrix_says_so(tmp_path: Path) -> None:
+    made = step(plain_card(tmp_path, "blur"), matrix=(MATRIX, MATRIX))
+    (_, enhanced, _), _ = played(made, image(), of=scan(matrix=(64, 64)))
+    assert len(enhanced.verdicts) == 1
+
+
 def test_a_new_scan_begins_with_nothing(tmp_path: Path) -> None:
     made = step(plain_card(tmp_path, "blur"))
     assert len(played(made, image(), of=scan(body_part="KNEE"))[1]) == 1
@@ -364,6 +370,8 @@ def test_a_new_scan_begins_with_nothing(tmp_path: Path) -> None:
         ({"strength": -0.1}, "expected 0 to 1"),
         ({"strength": float("nan")}, "expected 0 to 1"),
         ({"longest_s": 0.0}, "above 0 s"),
+        ({"matrix": (48, 48, 48)}, "model.denoise matrix: expected 2 numbers from 1"),
+        ({"matrix": (0, 48)}, "2 numbers from 1"),
         ({"engine": "tpu"}, "expected auto, or one of"),
         ({"card": "absent"}, "or the path of a card"),
     ],

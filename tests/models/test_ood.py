@@ -46,8 +46,15 @@ def test_the_unit_does_not_matter() -> None:
         )
 
 
+def test_hounsfield_units_may_begin_anywhere() -> None:
+    np.testing.assert_allclose(
+        features(HELD_OUT[0].astype(float) - 1000, 1.0), features(HELD_OUT[0].astype(float), 1.0), atol=1e-6
+    )
+
+
 def test_complex_images_and_volumes_have_figures() -> None:
-    assert features(HELD_OUT[0] * np.exp(1j), 1.0) == pytest.approx(features(np.abs(HELD_OUT[0]), 1.0), abs=1e-5)
+    turned = features(HELD_OUT[0] * np.exp(1j), 1.0)
+    assert turned == pytest.approx(features(HELD_OUT[0] * np.exp(2j), 1.0), abs=1e-5)
     assert features(np.stack(HELD_OUT[:3]), 1.0).shape == (len(FEATURES),)
     assert features(HELD_OUT[0], 1.0).dtype == np.float64
 

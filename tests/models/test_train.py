@@ -49,15 +49,27 @@ def same(a: Trained, b: Trained) -> bool:
 def test_an_interrupted_training_ends_with_the_same_numbers(tmp_path: Path) -> None:
     whole = training(tmp_path / "whole").run(math.inf)
     first = training(tmp_path / "parts")
-    while first.step < 3:
-        first._one()
-    first.save()
-    first._one()  # done, but lost: the machine went down before the next checkpoint
+    for step, (x, truth) in enumerate(first._batches(), start=1):
+        first._one(x, truth)
+        if step == 3:
+            first.save()
+        if step == 4:  # done, but lost: the machine went down before the next checkpoint
+            break
     rest = training(tmp_path / "parts").run(math.inf)
     assert rest.step == whole.step == 6
     assert whole.finished
     assert same(rest, whole)
     assert not same(training(tmp_path / "other", seed=2).run(math.inf), whole)
+
+
+def test_batches_are_the_same_whoever_draws_them(tmp_path: Path) -> None:
+    alone = list(training(tmp_path / "0", of=replace(TINY, steps=3))._batches())
+    drawn = list(training(tmp_path / "1", of=replace(TINY, steps=3, workers=1))._batches())
+    assert len(alone) == len(drawn) == 3
+    for (a, b), (c, d) in zip(alone, drawn, strict=True):
+        assert torch.equal(a, c)
+        assert torch.equal(b, d)
+    assert not torch.equal(alone[0][0], alone[1][0])
 
 
 def test_it_stops_when_its_time_is_over_and_goes_on(tmp_path: Path) -> None:
