@@ -26,7 +26,7 @@ _WARM_UP = 0.02  # part of the steps over which the rate rises
 _LEAST_RATE = 0.01  # of the largest, at the end
 _CLIP = 1.0  # norm of the gradient
 _TOLD_S = 10.0
-_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}  # a third faster on the CPU
+_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}  # convolutions are faster so
 
 
 @dataclass(frozen=True, slots=True)
