@@ -65,20 +65,21 @@ def test_smear_is_the_transpose(shape: Size, dtype: torch.dtype, tolerance: floa
 @pytest.mark.usefixtures("gpu")
 def test_along_an_axis_beside_the_voxels_and_behind_the_detector() -> None:
     place = (-40.0, 10.0, -40.0, 10.0, 0.0, 1.0)
-    spots = np.array([[100.0, 0.0, 0.0], [100.0, 5.0, 0.0], [0.0, -100.0, 0.0], [100.0, 2e9, 0.0]])
+    spots = np.array([[100.0, 0.0, 0.0], [100.0, 5.0, 0.0], [0.0, -100.0, 0.0], [100.0, 2e9, 0.0], [100.0, 2e9, 0.0]])
     ends = np.array(
         [
             [[-60.0, 0.0, 0.0], [2.0, 0.0, 0.0]],
             [[-60.0, 5.0, 0.0], [-60.0, 4e7, 0.0]],
             [[0.0, 80.0, 0.0], [80.0, -20.0, 0.0]],
             [[-100.0, 2e9 + 1e-5, 0.0], [-100.0, -2e9, 0.0]],
+            [[-100.0, 2e9 - 1e-5, 0.0], [-100.0, 2e9, 0.0]],
         ]
     )
     fast, host = both((1, 9, 9), (spots, ends, np.zeros(1)), place)
     ones = torch.ones((1, 9, 9), dtype=torch.float64)
     made = fast.forward(ones)
     np.testing.assert_allclose(made[0, 0], [90.0, 40.0])
-    assert made[3, 0, 0] == 0
+    assert not made[3, 0, 0] and not made[4].any()
     close(made, host.forward(ones), 1e-8)
     close(fast.adjoint(made), host.adjoint(made), 1e-8)
 
@@ -120,12 +121,13 @@ class Setting:
         return np.linspace(-95, 88, nx), np.linspace(-90, 97, ny), np.linspace(-25, 21, self.planes)
 
     def views(self, *, rough: bool) -> torch.Tensor:
+        """Noise with nothing around it that may be read; or waves."""
         v, r, c = np.ogrid[: len(self.angles), : self.n_rows, : self.n_channels]
         smooth = 1 + np.cos(0.11 * c + 0.2 * v) * np.cos(0.1 * r - 0.3 * v)
         noise = np.random.default_rng(3).normal(size=smooth.shape)
-        padded = np.zeros((*smooth.shape[:2], self.n_channels + BLOCK), np.float32)
-        padded[..., : self.n_channels] = noise if rough else smooth
-        return torch.from_numpy(padded)
+        around = np.full((len(smooth) + 1, self.n_rows, self.n_channels + BLOCK), np.nan if rough else 0, np.float32)
+        around[:-1, :, : self.n_channels] = noise if rough else smooth
+        return torch.from_numpy(around)[:-1]
 
     def exact(self, views: torch.Tensor) -> NDArray[np.float64]:
         """The definition, in double precision: every voxel's own row and channel, both interpolated."""
