@@ -15,8 +15,8 @@ struct Way {
     int first, last;                  // planes, and the one after the last
     long long across, step;           // where the ray is in the first plane, and its way to the next one [voxels / 2^32]
     double t, dt;                     // the same along the ray: 0 at the spot, 1 at the channel
-    long long start, along, sideways; // column of voxels 0 of the first plane; strides from plane to plane and across
-    int width;                        // columns across
+    long long start;                  // index of the first voxel of the first plane
+    int along, sideways, width;       // voxels in memory from plane to plane and from column to column; columns across
     double per_plane;                 // from plane to plane along an axis, over the ray's extent along that axis
 };
 
@@ -35,7 +35,7 @@ __device__ void between(double start, double step, double low, double high, int 
     last = to < last ? to : last;
 }
 
-__device__ Way way_of(const double *place, const double *spot, const double *end, int ny, int nx)
+__device__ Way way_of(const double *place, const double *spot, const double *end, int ny, int nx, int nz)
 {
     Way w;
     double dx = end[0] - spot[0], dy = end[1] - spot[1], t0, f0, df;
@@ -45,14 +45,14 @@ __device__ Way way_of(const double *place, const double *spot, const double *end
         w.dt = place[1] / dx;
         f0 = (spot[1] + t0 * dy - place[2]) / place[3];
         df = w.dt * dy / place[3];
-        w.along = 1, w.sideways = nx, w.width = ny, w.first = 0, w.last = nx;
+        w.along = nz, w.sideways = nx * nz, w.width = ny, w.first = 0, w.last = nx;
         w.per_plane = place[1] / fabs(dx);
     } else {
         t0 = (place[2] - spot[1]) / dy;
         w.dt = place[3] / dy;
         f0 = (spot[0] + t0 * dx - place[0]) / place[1];
         df = w.dt * dx / place[1];
-        w.along = nx, w.sideways = 1, w.width = nx, w.first = 0, w.last = ny;
+        w.along = nx * nz, w.sideways = nz, w.width = nx, w.first = 0, w.last = ny;
         w.per_plane = place[3] / fabs(dy);
     }
     between(f0, df, -1.0, (double)w.width, w.first, w.last);
@@ -61,7 +61,7 @@ __device__ Way way_of(const double *place, const double *spot, const double *end
     w.across = (long long)floor((f0 + w.first * df) * 4294967296.0);
     w.step = (long long)floor(df * 4294967296.0 + 0.5);
     w.t = t0 + w.first * w.dt;
-    w.start = w.first * w.along;
+    w.start = (long long)w.first * w.along;
     return w;
 }
 
@@ -75,7 +75,7 @@ struct Ray {
 __device__ bool ray_of(const double *place, const double *spots, const double *columns, const double *heights,
                        const int *sizes, Ray &ray)
 {
-    int ny = sizes[0], nx = sizes[1], n_rows = sizes[4], n_channels = sizes[5];
+    int n_rows = sizes[4], n_channels = sizes[5];
     long long row_tiles = (n_rows + blockDim.x - 1) / blockDim.x, tiles = (n_channels + blockDim.y - 1) / blockDim.y;
     long long view = blockIdx.x / (row_tiles * tiles), tile = blockIdx.x % (row_tiles * tiles);
     int row = (int)(tile % row_tiles * blockDim.x + threadIdx.x);
@@ -83,7 +83,7 @@ __device__ bool ray_of(const double *place, const double *spots, const double *c
     if (row >= n_rows || channel >= n_channels) return false;
     const double *spot = spots + 3 * view, *end = columns + 3 * (view * n_channels + channel);
     ray.at = (view * n_rows + row) * n_channels + channel;
-    ray.way = way_of(place, spot, end, ny, nx);
+    ray.way = way_of(place, spot, end, sizes[0], sizes[1], sizes[2]);
     double dx = end[0] - spot[0], dy = end[1] - spot[1], dz = end[2] + heights[row] - spot[2];
     ray.length = (real)(ray.way.per_plane * sqrt(dx * dx + dy * dy + dz * dz));
     if (ray.way.first >= ray.way.last) return true;
@@ -92,10 +92,11 @@ __device__ bool ray_of(const double *place, const double *spots, const double *c
     return true;
 }
 
-// Where a plane is sampled: two columns of voxels, a voxel in them and the next one, and their weights.
+// Where a plane is sampled: a voxel in the column before the ray, one in the column after it, the way to those above
+// them, and the weights. Beside the volume a column's weight is 0, and the index is that of any voxel.
 struct Sample {
     long long near, after;
-    int low, high;
+    int up;
     real near_weight, after_weight, part;
 };
 
@@ -104,20 +105,19 @@ __device__ Sample sample_of(const Ray &ray, int n, int nz)
     Sample s;
     const Way &w = ray.way;
     long long across = w.across + n * w.step;
-    int j = (int)(across >> 32);
-    real after = (real)((unsigned int)across * (real)2.3283064365386963e-10);
-    s.near_weight = j >= 0 && j < w.width ? 1 - after : 0;
-    s.after_weight = j >= -1 && j < w.width - 1 ? after : 0;
-    int near = j < 0 ? 0 : j < w.width ? j : w.width - 1, next = j < -1 ? 0 : j < w.width - 1 ? j + 1 : w.width - 1;
-    long long base = w.start + n * w.along;
-    s.near = (base + near * w.sideways) * nz;
-    s.after = (base + next * w.sideways) * nz;
+    int j = (int)(across >> 32), inside = j > 0 ? j : 0;
+    inside = inside < w.width ? inside : w.width - 1;
+    real after = (real)(unsigned int)across * (real)2.3283064365386963e-10;
+    s.near_weight = (unsigned int)j < (unsigned int)w.width ? 1 - after : 0;
+    s.after_weight = (unsigned int)(j + 1) < (unsigned int)w.width ? after : 0;
     real z = ray.z + n * ray.dz, top = (real)(nz - 1);
     z = z > 0 ? z : 0;
     z = z < top ? z : top;
-    s.low = (int)z;
-    s.high = s.low + 1 < nz ? s.low + 1 : s.low;
-    s.part = z - s.low;
+    int low = (int)z;
+    s.part = z - low;
+    s.up = low + 1 < nz ? 1 : 0;
+    s.near = w.start + (long long)n * w.along + (long long)inside * w.sideways + low;
+    s.after = s.near + ((unsigned int)j < (unsigned int)(w.width - 1) ? w.sideways : 0);
     return s;
 }
 
@@ -131,11 +131,18 @@ extern "C" __global__ void project(const real *volume, const double *place, cons
     real total = 0;
     for (int n = 0; n < ray.way.last - ray.way.first; n++) {
         Sample s = sample_of(ray, n, sizes[2]);
-        real low = s.near_weight * volume[s.near + s.low] + s.after_weight * volume[s.after + s.low];
-        real high = s.near_weight * volume[s.near + s.high] + s.after_weight * volume[s.after + s.high];
+        const real *near = volume + s.near, *after = volume + s.after;
+        real low = s.near_weight * near[0] + s.after_weight * after[0];
+        real high = s.near_weight * near[s.up] + s.after_weight * after[s.up];
         total += low + s.part * (high - low);
     }
     lines[ray.at] = total * ray.length;
+}
+
+__device__ void add(real *voxel, int up, real low, real high)
+{
+    if (low != 0) atomicAdd(voxel, low);
+    if (high != 0) atomicAdd(voxel + up, high);
 }
 
 // The transpose of `project`: the same samples with the same weights, added to the voxels.
@@ -149,14 +156,8 @@ extern "C" __global__ void smear(const real *lines, const double *place, const d
     for (int n = 0; n < ray.way.last - ray.way.first; n++) {
         Sample s = sample_of(ray, n, sizes[2]);
         real high = s.part * value, low = value - high;
-        if (s.near_weight > 0) {
-            atomicAdd(volume + s.near + s.low, s.near_weight * low);
-            if (high != 0) atomicAdd(volume + s.near + s.high, s.near_weight * high);
-        }
-        if (s.after_weight > 0) {
-            atomicAdd(volume + s.after + s.low, s.after_weight * low);
-            if (high != 0) atomicAdd(volume + s.after + s.high, s.after_weight * high);
-        }
+        add(volume + s.near, s.up, s.near_weight * low, s.near_weight * high);
+        add(volume + s.after, s.up, s.after_weight * low, s.after_weight * high);
     }
 }
 
@@ -194,8 +195,8 @@ __device__ void backproject(const float *views, const float *turns, const float 
     float x = place[0] + ix * place[1], y = place[2] + iy * place[3], z = place[4] + first * place[5];
     float far = detector[0], per_mm = detector[1] / detector[4], magnified = detector[1] / detector[5];
     float last = (float)(n_channels - 1), top = (float)(n_rows - 1);
-    int last_pair = n_channels > 1 ? n_channels - 2 : 0, beside = n_channels > 1 ? 1 : 0;
-    int last_row = n_rows > 1 ? n_rows - 2 : 0, below = n_rows > 1 ? stored : 0;
+    int last_pair = n_channels > 1 ? n_channels - 2 : 0, last_row = n_rows > 1 ? n_rows - 2 : 0;
+    int below = n_rows > 1 ? stored : 0;
     float total[PLANES];
 #pragma unroll
     for (int k = 0; k < PLANES; k++) total[k] = 0;
@@ -211,14 +212,14 @@ __device__ void backproject(const float *views, const float *turns, const float 
         weight *= weight;
         float right = weight * (channel - c), left = weight - right;
         float row = detector[3] + z * scale, step = place[5] * scale;
-        const float *view = views + (long long)v * n_rows * stored + c;
+        const float *upper = views + (long long)v * n_rows * stored + c, *lower = upper + below;
 #pragma unroll
         for (int k = 0; k < PLANES; k++) {
             float at = fminf(fmaxf(row + k * step, 0.0f), top);
             int r = (int)at;
             r = r < last_row ? r : last_row;
-            const float *one = view + (long long)r * stored, *other = one + below;
-            float low = left * one[0] + right * one[beside], high = left * other[0] + right * other[beside];
+            const float *one = upper + r * stored, *other = lower + r * stored;
+            float low = left * one[0] + right * one[1], high = left * other[0] + right * other[1];
             total[k] += low + (at - r) * (high - low);
         }
     }

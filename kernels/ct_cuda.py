@@ -1,7 +1,7 @@
 """CT on a GPU: the kernels of `ct_cuda.cu`, compiled by CuPy for the GPU at hand when they are first asked for.
 
-They compute what `kernels.ct_project`, `kernels.ct_cone` and `kernels.smoothness` do, from the same arrays. Threads add to
-voxels of a transpose in no fixed order, so its last bits differ from call to call.
+They compute what `kernels.ct_project`, `kernels.ct_cone` and `kernels.smoothness` do, from the same arrays. Threads add
+to the voxels of a transpose in no fixed order, so its last bits differ from call to call.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class ConeBackprojection:
         Parameters
         ----------
         views, angles, detector
-            As in `kernels.ct_cone.backproject_cone`; the padding at the end of the channels is not read.
+            As in `kernels.ct_cone.backproject_cone`; the padding at the end of the channels is zero.
         place
             x, y of the pixels and z of the planes above the focal spot [mm], each evenly spaced.
         """

@@ -125,7 +125,8 @@ class Setting:
         v, r, c = np.ogrid[: len(self.angles), : self.n_rows, : self.n_channels]
         smooth = 1 + np.cos(0.11 * c + 0.2 * v) * np.cos(0.1 * r - 0.3 * v)
         noise = np.random.default_rng(3).normal(size=smooth.shape)
-        around = np.full((len(smooth) + 1, self.n_rows, self.n_channels + BLOCK), np.nan if rough else 0, np.float32)
+        nothing = np.nan if rough and self.n_channels > 1 else 0
+        around = np.full((len(smooth) + 1, self.n_rows, self.n_channels + BLOCK), nothing, np.float32)
         around[:-1, :, : self.n_channels] = noise if rough else smooth
         return torch.from_numpy(around)[:-1]
 
