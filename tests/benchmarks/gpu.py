@@ -27,6 +27,7 @@ from kernels.ct_tile import BLOCK
 from recon.ct.backend import backend
 from recon.ct.project import ConeProjector
 from tests.benchmarks.ct import circle
+from tests.kernels.test_ct_cuda import SETTINGS, Setting
 
 ROUNDS = 5
 TARGET_GUPS = 350
@@ -159,6 +160,16 @@ def parity_table(size: Size) -> Iterator[str]:
             mismatch = (forward * lines).sum() / (back * volume).sum() - 1
             found.append(f"{abs(float(mismatch)):.1e}")
     yield f"| <A x, y> / <x, A^T y> - 1 | {' | '.join(found)} |"
+    with on("cuda"):
+        found = [f"{against_definition(SETTINGS[name]):.1e}" for name in ("flat", "cylinder")]
+    yield f"| cone backprojection of noise, against its definition in double precision | {' | '.join(found)} |"
+
+
+def against_definition(setting: Setting) -> float:
+    """Return how far a small backprojection is from what it is defined to be."""
+    views = setting.views(rough=True)
+    made = backend().cone()(views, setting.angles, setting.detector, setting.axes)
+    return apart(made.double(), torch.from_numpy(setting.exact(views)))
 
 
 def speed_table(size: Size) -> Iterator[str]:
