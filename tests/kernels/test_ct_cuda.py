@@ -25,6 +25,14 @@ def normal(shape: tuple[int, ...], dtype: torch.dtype = torch.float64, seed: int
     return torch.from_numpy(np.random.default_rng(seed).normal(size=shape)).to(dtype)
 
 
+def surrounded(shape: Size, dtype: torch.dtype) -> torch.Tensor:
+    """Noise (z, y, x) that lies in memory as the kernels read it, with nothing around it that may be read."""
+    nz, ny, nx = shape
+    memory = torch.full((ny + 2, nx, nz), torch.nan, dtype=dtype)
+    memory[1:-1] = normal((ny, nx, nz), dtype)
+    return memory[1:-1].permute(2, 0, 1)
+
+
 def close(made: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:
     assert made.dtype == expected.dtype and made.shape == expected.shape
     assert torch.isfinite(made).all()
@@ -45,7 +53,7 @@ def both(shape: Size, given: Arrays, place: ct_cuda.Place = PLACE) -> tuple[Rays
 def test_rays_and_their_transpose_are_numba_s(shape: Size, counts: Size, dtype: torch.dtype, tolerance: float) -> None:
     n_views, n_channels, n_rows = counts
     fast, host = both(shape, rays(n_views, n_channels, n_rows))
-    volume, lines = normal(shape, dtype), normal((n_views, n_rows, n_channels), dtype, seed=1)
+    volume, lines = surrounded(shape, dtype), normal((n_views, n_rows, n_channels), dtype, seed=1)
     close(fast.forward(volume), host.forward(volume), tolerance)
     close(fast.adjoint(lines), host.adjoint(lines), 10 * tolerance)
 
