@@ -1,7 +1,7 @@
 // Projections through voxels, their exact transpose, and the backprojection of cone-beam views, on a GPU.
 //
 // The definitions and the arrays are those of kernels/ct_project.py, kernels/ct_cone.py and kernels/smoothness.py. There
-// is no shared memory and no barrier, so that the tests compile and run this very text on a CPU (tests/kernels/cuda.py).
+// is no shared memory and no barrier, so that the tests compile and run this text on a CPU (tests/kernels/cuda_host.h).
 // REAL is float or double; backprojection of views is single precision.
 
 #ifndef REAL
