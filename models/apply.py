@@ -14,16 +14,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from acquisition.errors import ConfigError, IsocenterError
+from acquisition.errors import ConfigError, IsocenterError, ReconError
 from acquisition.items import Enhancement, Image, Item, Kind
 from acquisition.scan import Scan
 from acquisition.verdict import Verdict
 from models import refuse, report
 from models.card import Card, read_card
 from models.consistency import Residual, residual
-from models.engine import Floats, chosen, engine
+from models.engine import Floats, candidates, engine
 from models.estimate import Estimator
-from models.load import find, load
+from models.load import Loaded, find, load
 from models.noise import noise_maps, noise_of
 from models.refuse import Refusal
 from models.uncertainty import half_width
@@ -58,7 +58,7 @@ class Enhance:
             raise ConfigError(f"{self.check} strength", expected="0 to 1", got=str(self.strength))
         if not self.longest_s > 0:
             raise ConfigError(f"{self.check} longest_s", expected="above 0 s", got=str(self.longest_s))
-        chosen(self.engine)
+        candidates(self.engine)
         self._path = find(self.card, where=self.check)
         dimensions = read_card(self._path).input.dimensions
         if self.matrix and (len(self.matrix) != dimensions or min(self.matrix) < 1):
@@ -103,12 +103,25 @@ class Enhance:
             refusal = refuse.by_header(loaded.card, scan, body_part=self.body_part)
             if refusal is not None:
                 return refusal, None
-            estimator = Estimator(loaded, engine(self.engine, loaded.network, precision=loaded.card.network.precision))
-            if self.strength > 0:
-                estimator.prepare(self.matrix or _matrix(scan, loaded.card))
+            return None, self._estimator(loaded, self.matrix or _matrix(scan, loaded.card))
         except IsocenterError as error:
             return Refusal("setup", f"the network could not be made ready: {error}"), None
-        return None, estimator
+
+    def _estimator(self, loaded: Loaded, matrix: tuple[int, ...]) -> Estimator:
+        """Return the network on the first engine that takes it; the image's provenance names the engine."""
+        failed: ReconError | None = None
+        for name in candidates(self.engine):
+            estimator = Estimator(loaded, engine(name, loaded.network, precision=loaded.card.network.precision))
+            try:
+                if self.strength > 0:
+                    estimator.prepare(matrix)
+            except ReconError as error:
+                LOG.warning("scan %s: %s", self._uid, error)
+                failed = failed or error
+            else:
+                return estimator
+        assert failed is not None
+        raise failed
 
     def _conventional(self, image: Image) -> Iterator[Item]:
         if self._never is not None:

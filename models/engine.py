@@ -30,6 +30,13 @@ Shape = tuple[int, ...]
 Precision = Literal["bf16", "f32"]
 _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 _WARM_UPS = 3
+_FAILURES = (
+    "GeneralFailure",
+    "InitializationFailure",
+    "NotImplementedFailure",
+    "OpConversionFailure",
+    "OpValidationFailure",
+)
 
 
 class Engine(Protocol):
@@ -70,6 +77,8 @@ class _Prepared:
         self._shape: Shape = ()
 
     name = ""
+    failures: tuple[type[Exception], ...] = (RuntimeError, ValueError, TypeError)
+    """What the library raises where a network, a shape or the memory does not suit it."""
 
     def prepare(self, shape: Shape) -> None:
         """Make ready for inputs of this shape, and run once."""
@@ -80,7 +89,7 @@ class _Prepared:
             self._prepare(shape)
             self._shape = shape
             self._run(np.zeros(shape, np.float32))
-        except RuntimeError as error:
+        except self.failures as error:
             self._shape = ()
             raise _failed(self.name, f"prepare for {shape}", error) from error
         self.preparations += 1
@@ -92,7 +101,7 @@ class _Prepared:
             raise ReconError(f"engine {self.name}", expected=f"input {self._shape}", got=str(x.shape))
         try:
             return self._run(x)
-        except RuntimeError as error:
+        except self.failures as error:
             raise _failed(self.name, "run", error) from error
 
     def _prepare(self, shape: Shape) -> None:
@@ -156,6 +165,8 @@ class OpenVino(_Prepared):
         can = "BF16" in _openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         super().__init__(network, precision=precision if can else "f32")
         self.name = f"openvino-{self.precision}"
+        frontend = importlib.import_module("openvino.frontend")  # its exceptions are no RuntimeError
+        self.failures = (*_Prepared.failures, *(getattr(frontend, name) for name in _FAILURES))
 
     def _prepare(self, shape: Shape) -> None:
         self._request = _compiled(self.network, shape, self.precision).create_infer_request()
@@ -197,8 +208,10 @@ def available() -> tuple[str, ...]:
     return tuple(name for name, there in here.items() if there)
 
 
-def chosen(name: str) -> str:
-    """Return the engine that `name` stands for: ``auto`` is CUDA where the service's device is, else OpenVINO.
+def candidates(name: str) -> tuple[str, ...]:
+    """Return the engines that `name` stands for, the next one for a network that the one before cannot run.
+
+    ``auto`` is CUDA where the service's device is, then OpenVINO, then torch; any other name is itself.
 
     Raises
     ------
@@ -206,27 +219,27 @@ def chosen(name: str) -> str:
         There is no such engine, or not on this computer.
     """
     if name == "auto":
-        return next(e for e in available() if e != "cuda" or device().type == "cuda")
+        return tuple(e for e in available() if e != "cuda" or device().type == "cuda")
     if name not in available():
         raise ConfigError("engine", expected=f"auto, or {one_of(name, available())}", got=repr(name))
-    return name
+    return (name,)
 
 
 def engine(name: str, network: nn.Module, *, precision: Precision) -> Engine:
-    """Make an engine; see `chosen` for the name.
+    """Make the first engine that `name` stands for, see `candidates`.
 
     Raises
     ------
     ConfigError
         There is no such engine, or not on this computer.
     """
-    made: Engine = ENGINES[chosen(name)](network, precision=precision)
+    made: Engine = ENGINES[candidates(name)[0]](network, precision=precision)
     return made
 
 
-def _failed(name: str, what: str, error: RuntimeError) -> ReconError:
+def _failed(name: str, what: str, error: Exception) -> ReconError:
     told = " ".join(str(error).split())[:300]
     return ReconError(f"engine {name}", expected=what, got=told, action="the conventional image is not affected")
 
 
-__all__ = ["ENGINES", "Engine", "OpenVino", "TorchCpu", "TorchCuda", "available", "chosen", "engine"]
+__all__ = ["ENGINES", "Engine", "OpenVino", "TorchCpu", "TorchCuda", "available", "candidates", "engine"]

@@ -23,7 +23,9 @@ from models.ood import Statistics, features, fitted
 from models.train.ellipses import drawn
 
 MATRIX = 48
-TEST_NETS = {name.lower(): f"tests.models.samples:{name}" for name in ("Blur", "Lesion", "Broken", "NotANumber")}
+TEST_NETS = {
+    name.lower(): f"tests.models.samples:{name}" for name in ("Blur", "Lesion", "Broken", "NotANumber", "Bessel")
+}
 
 
 class _Plain(nn.Module):
@@ -61,6 +63,13 @@ class Broken(_Plain):
         if self.calls > 1:
             raise RuntimeError("no such kernel")
         return 0 * x[:, :1]
+
+
+class Bessel(_Plain):
+    """Uses a function that OpenVINO does not know."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 1e-3 * self.one * torch.special.bessel_j0(x[:, :1])
 
 
 class NotANumber(_Plain):

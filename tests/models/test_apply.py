@@ -261,6 +261,15 @@ def test_an_engine_that_cannot_be_made_ready_costs_nothing(tmp_path: Path, monke
     assert refused(step(card_folder(tmp_path)), image()).check == "model.denoise.setup"
 
 
+def test_what_the_fast_engine_cannot_run_goes_to_the_next_and_the_image_says_so(tmp_path: Path) -> None:
+    folder = plain_card(tmp_path, "bessel")
+    (_, enhanced, _), found = played(step(folder, engine="auto"), image())
+    assert enhanced.provenance.network is not None
+    assert enhanced.provenance.network.engine == "torch-f32"
+    assert found == []
+    assert "openvino" in refused(step(folder, engine="openvino"), image()).advice
+
+
 def test_an_invented_lesion_is_not_shown(tmp_path: Path) -> None:
     verdict = refused(step(plain_card(tmp_path, "lesion")), image())
     assert verdict.check == "model.denoise.consistency"

@@ -11,7 +11,7 @@ import torch
 
 from acquisition.errors import ConfigError, ReconError
 from models import engine as module
-from models.engine import ENGINES, OpenVino, TorchCpu, TorchCuda, available, chosen, engine
+from models.engine import ENGINES, OpenVino, TorchCpu, TorchCuda, available, candidates, engine
 from models.nets import NETS
 from tests.models.samples import TEST_NETS, network
 
@@ -131,16 +131,22 @@ def test_a_preparation_that_fails_leaves_nothing_half_ready() -> None:
         made.run(np.zeros((1, 5, 8, 8), np.float32))
 
 
+def test_what_openvino_cannot_convert_is_ours_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(NETS, "bessel", TEST_NETS["bessel"])
+    with pytest.raises(ReconError, match=r"engine openvino-f32: expected prepare for \(1, 2, 48, 40\), got .*bessel"):
+        OpenVino(network("bessel"), precision="f32").prepare(SHAPE)
+
+
 def test_auto_is_the_service_s_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "available", lambda: ("cuda", "openvino", "torch"))
     monkeypatch.setattr(module, "device", lambda: torch.device("cpu"))
-    assert chosen("auto") == "openvino"
+    assert candidates("auto") == ("openvino", "torch")
     monkeypatch.setattr(module, "device", lambda: torch.device("cuda"))
-    assert chosen("auto") == "cuda"
+    assert candidates("auto") == ("cuda", "openvino", "torch")
     monkeypatch.setattr(module, "available", lambda: ("torch",))
-    assert chosen("auto") == "torch"
+    assert candidates("auto") == ("torch",)
     with pytest.raises(ConfigError, match="expected auto, or one of torch, got 'cuda'"):
-        chosen("cuda")
+        candidates("cuda")
     assert set(ENGINES) == {"cuda", "openvino", "torch"}
 
 
