@@ -7,6 +7,7 @@ import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import nn
 
 from acquisition.errors import LimitError
 from models.card import FILE, MAX_WEIGHTS, Card, parse_card
-from models.consistency import residual
+from models.consistency import BLOCK, residual
 from models.engine import TorchCpu
 from models.estimate import Estimate, Estimator
 from models.load import Loaded, packed
@@ -31,7 +32,8 @@ _OOD_QUANTILE = 0.99
 _OOD_MARGIN = 1.1
 _COVERAGE = 0.9
 _FLOOR = 0.1
-_FLAG, _REFUSE = 1.1, 1.4  # times the largest change on calibration data
+_FLAG, _REFUSE = 1.1, 1.4  # times the largest change on calibration data, or what all of the noise amounts to
+_FALSE_ALARM = 1e-3  # of an image whose noise, and nothing else, was taken away
 _PROVISIONAL: dict[str, Any] = {
     "weights": {"file": WEIGHTS, "sha256": "0" * 64, "size": 1},
     "metrics": [
@@ -118,8 +120,8 @@ def calibrated(cases: Sequence[Case], estimator: Estimator) -> dict[str, Any]:
     ratios = [_ratio(c, e) for c, e in zip(cases, estimates, strict=True)]
     card = estimator.card
     bounds = {}
-    for name in ("rms", "peak"):
-        largest = max(getattr(change, name) for change in changes)
+    for name, noise_alone in (("rms", 1.0), ("peak", largest_of_noise(card.input.matrix))):
+        largest = max(noise_alone, *(getattr(change, name) for change in changes))
         bounds[name] = {"flag_above": _rounded(_FLAG * largest), "refuse_above": _rounded(_REFUSE * largest)}
     return {
         "ood": {
@@ -134,6 +136,12 @@ def calibrated(cases: Sequence[Case], estimator: Estimator) -> dict[str, Any]:
             "items": len(cases),
         },
     }
+
+
+def largest_of_noise(matrix: tuple[int, ...]) -> float:
+    """Return what the largest block mean of white noise (times its side) stays below, but for false alarms."""
+    blocks = 2 * float(np.prod(matrix)) / (BLOCK // 2) ** 2
+    return NormalDist().inv_cdf(1 - _FALSE_ALARM / blocks)
 
 
 def measured(

@@ -13,6 +13,7 @@ import torch
 
 from acquisition.errors import ConfigError, DataError, LimitError, ReconError
 from models.card import read_card
+from models.consistency import residual
 from models.engine import TorchCpu
 from models.estimate import Estimator
 from models.load import load
@@ -206,6 +207,21 @@ def test_held_out_images_are_taken_and_their_pixels_lie_inside(published: Path) 
     calibration = publishing.calibrated(list(Ellipses().cases("calibration", 20)), estimator)
     assert calibration["ood"]["threshold"] == loaded.card.ood.threshold
     assert calibration["uncertainty"]["factor"] == loaded.card.uncertainty.factor
+
+
+def test_taking_all_noise_away_is_never_refused(published: Path) -> None:
+    """The limits may not come from a timid network on small images: noise is all that may go, and all of it."""
+    card = load(published / "card.yaml").card
+    for case in Ellipses().cases("test", 40):
+        found = residual(case.measured, case.truth, case.noise)
+        assert found.rms < card.consistency.rms.flag_above
+        assert found.peak < card.consistency.peak.flag_above
+    chance = np.random.default_rng(0)
+    alarms = 0
+    for _ in range(60):
+        noise = chance.standard_normal((128, 128))
+        alarms += residual(noise, 0 * noise, noise * 0 + 1).peak > publishing.largest_of_noise((128, 128))
+    assert alarms <= 2
 
 
 def test_splits_share_no_image() -> None:
