@@ -13,21 +13,27 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import uniform_filter
 
 from acquisition.errors import DataError
 from models.card import Uncertainty
 
 FLIPS: dict[int, tuple[tuple[int, ...], ...]] = {1: ((),), 2: ((), (-1,)), 4: ((), (-1,), (-2,), (-2, -1))}
 """Number of members -> axes that each one mirrors."""
+_NEAR = 5  # pixels
 Floats = NDArray[np.float32]
 
 
 def united(estimates: Sequence[NDArray], members: int) -> tuple[NDArray, Floats]:
-    """Return mean (channel, ..., y, x) and spread (..., y, x) of what a network made of the mirror images."""
+    """Return mean (channel, ..., y, x) and spread (..., y, x) of what a network made of the mirror images.
+
+    Few members say little about the variance of one pixel, so it is averaged over its neighbours in the plane.
+    """
     back = np.stack([np.flip(e, axes) for e, axes in zip(estimates, FLIPS[members], strict=True)])
     mean = back.mean(axis=0)
     variance = (np.abs(back - mean) ** 2).sum(axis=(0, 1)) / max(members - 1, 1)
-    return mean, np.sqrt(variance, dtype=np.float32)
+    near = uniform_filter(variance, (*(1,) * (variance.ndim - 2), _NEAR, _NEAR))
+    return mean, np.sqrt(np.maximum(near, 0), dtype=np.float32)
 
 
 def scale(spread: Floats, noise: Floats, floor: float) -> Floats:

@@ -26,7 +26,18 @@ def test_the_spread_is_the_standard_deviation_of_the_members() -> None:
     back = np.stack([np.flip(s, axes) for s, axes in zip(stack, FLIPS[4], strict=True)])
     mean, spread = united(list(stack), 4)
     np.testing.assert_allclose(mean, back.mean(axis=0))
-    np.testing.assert_allclose(spread, back.std(axis=0, ddof=1)[0], rtol=1e-6)
+    middle = back.var(axis=0, ddof=1)[0].mean()  # of the 5 x 5 pixels around the middle one: all
+    assert spread[2, 2] == pytest.approx(np.sqrt(middle), rel=1e-6)
+
+
+def test_the_spread_stays_in_its_place_and_its_slice() -> None:
+    stack = np.zeros((2, 1, 3, 20, 20))
+    stack[0, 0, 1, 8:11, 8:11] = 1
+    stack[1] = 0
+    _, spread = united(list(stack), 2)
+    assert spread[1, 9, 9] > 0
+    assert not spread[[0, 2]].any()
+    assert not spread[1, :5].any()
 
 
 @pytest.mark.parametrize("coverage", [0.8, 0.9, 0.95])
