@@ -121,7 +121,7 @@ class TorchCpu(_Prepared):
 
     def _run(self, x: Floats) -> Floats:
         with torch.inference_mode():
-            result: Floats = self.network(torch.from_numpy(x)).numpy()
+            result: Floats = self.network(torch.from_numpy(x)).numpy().copy()  # it may be a view of the input
         return result
 
 

@@ -41,7 +41,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     train = actions.add_parser("train", help="make a card's weights again; goes on where it was stopped")
     train.add_argument("name", metavar="RECIPE", help="recipe in models/train; `training` in a card names it")
     train.add_argument("--setting", default="small", help="how much work: small for two cores (default), or another")
-    train.add_argument("--minutes", type=float, default=120.0, help="stop after so long (default: %(default)g)")
+    train.add_argument(
+        "--minutes", type=float, default=120.0, help="stop after so long, with exit code 3 (default: %(default)g)"
+    )
     train.add_argument("--seed", type=int, default=1, help="of all chance (default: %(default)s)")
     train.add_argument("--version", default="1.0.0", help="of the card that is written (default: %(default)s)")
     train.add_argument("-o", "--output", type=Path, default=Path("trained"), metavar="DIR", help="where to")

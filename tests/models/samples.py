@@ -24,7 +24,8 @@ from models.train.ellipses import drawn
 
 MATRIX = 48
 TEST_NETS = {
-    name.lower(): f"tests.models.samples:{name}" for name in ("Blur", "Lesion", "Broken", "NotANumber", "Bessel")
+    name.lower(): f"tests.models.samples:{name}"
+    for name in ("Blur", "Lesion", "Broken", "NotANumber", "Bessel", "Through")
 }
 
 
@@ -70,6 +71,13 @@ class Bessel(_Plain):
 
     def forward(self, x: Tensor) -> Tensor:
         return 1e-3 * self.one * torch.special.bessel_j0(x[:, :1])
+
+
+class Through(_Plain):
+    """Gives the image itself, not a copy."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :1]
 
 
 class NotANumber(_Plain):

@@ -80,6 +80,16 @@ def test_results_are_the_callers_and_the_same_each_time(name: str) -> None:
     assert np.array_equal(made.run(inputs()), kept)
 
 
+@pytest.mark.parametrize("name", available())
+def test_a_result_is_never_a_view_of_the_input(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(NETS, "through", TEST_NETS["through"])
+    made, x = engine(name, network("through"), precision="f32"), inputs()
+    made.prepare(SHAPE)
+    result = made.run(x)
+    x[:] = 7
+    assert np.array_equal(result, inputs()[:, :1])
+
+
 def test_nothing_is_compiled_twice_or_in_the_hot_path(monkeypatch: pytest.MonkeyPatch) -> None:
     net = network()
     made = OpenVino(net, precision="f32")
