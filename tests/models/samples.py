@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from acquisition.geometry import Grid
 from acquisition.items import Image
 from acquisition.scan import Encoding, Equipment, MrHeader, Scan, Study
+from acquisition.verdict import Verdict
+from models.denoise import Denoise
 from models.load import packed
 from models.nets import NETS, build
 from models.nets.unet import UNet
@@ -189,3 +191,15 @@ def image(data: np.ndarray | None = None, **changes: Any) -> Image:
     values = values[None] if values.ndim == 2 else values
     grid = Grid.from_centre((0, 0, 0), shape=values.shape[-3:], spacing_mm=(5.0, 1.0, 1.0), directions=np.eye(3))
     return replace(Image(data=values, grid=grid, unit="1"), **changes)
+
+
+def step(folder: Path, **changes: Any) -> Denoise:
+    """The Step with a card, at full strength on torch."""
+    return Denoise(**{"card": str(folder), "engine": "torch", "strength": 1.0} | changes)
+
+
+def played(made: Denoise, *images: Image, of=None) -> tuple[list[Image], list[Verdict]]:
+    """Run a whole scan; return images and findings of the scan."""
+    made.open(of or scan())
+    out = [item for one in images for item in made.feed(one)] + list(made.close())
+    return [i for i in out if isinstance(i, Image)], [v for v in out if isinstance(v, Verdict)]

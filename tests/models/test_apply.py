@@ -9,33 +9,33 @@ from typing import Any
 import numpy as np
 import pytest
 
-from acquisition.errors import ConfigError, ReconError
+from acquisition.errors import ReconError
 from acquisition.items import Image, Kind, Position, Waveform
 from acquisition.verdict import Level, Verdict
-from models import apply as module
 from models.apply import blended
 from models.denoise import Denoise
 from models.engine import TorchCpu
 from models.estimate import Estimator
 from models.nets import NETS
-from tests.models.samples import MATRIX, TEST_NETS, card_folder, document, ellipses, image, network, plain_card, scan
+from tests.models.samples import (
+    MATRIX,
+    TEST_NETS,
+    card_folder,
+    document,
+    ellipses,
+    image,
+    network,
+    plain_card,
+    played,
+    scan,
+    step,
+)
 
 
 @pytest.fixture(autouse=True)
 def nets(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, place in TEST_NETS.items():
         monkeypatch.setitem(NETS, name, place)
-
-
-def step(folder: Path, **changes: Any) -> Denoise:
-    return Denoise(**{"card": str(folder), "engine": "torch", "strength": 1.0} | changes)
-
-
-def played(made: Denoise, *images: Image, of=None) -> tuple[list[Image], list[Verdict]]:
-    """Run a whole scan; return images and findings of the scan."""
-    made.open(of or scan())
-    out = [item for one in images for item in made.feed(one)] + list(made.close())
-    return [i for i in out if isinstance(i, Image)], [v for v in out if isinstance(v, Verdict)]
 
 
 def refused(made: Denoise, *images: Image, of=None) -> Verdict:
@@ -368,35 +368,3 @@ def test_a_new_scan_begins_with_nothing(tmp_path: Path) -> None:
     out, found = played(made, image())
     assert len(out) == 3
     assert found == []
-
-
-# What a protocol may say
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"strength": 1.1}, "model.denoise strength: expected 0 to 1, got 1.1"),
-        ({"strength": -0.1}, "expected 0 to 1"),
-        ({"strength": float("nan")}, "expected 0 to 1"),
-        ({"longest_s": 0.0}, "above 0 s"),
-        ({"matrix": (48, 48, 48)}, "model.denoise matrix: expected 2 numbers from 1"),
-        ({"matrix": (0, 48)}, "2 numbers from 1"),
-        ({"engine": "tpu"}, "expected auto, or one of"),
-        ({"card": "absent"}, "or the path of a card"),
-    ],
-)
-def test_wrong_parameters_are_found_when_the_protocol_is_read(tmp_path: Path, changes, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        step(card_folder(tmp_path), **changes)
-
-
-def test_a_card_that_is_wrong_is_found_when_the_protocol_is_read(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="metrics"):
-        step(card_folder(tmp_path, metrics=[]))
-
-
-def test_the_module_names_no_other_output() -> None:
-    from integration.gate import CONVENTIONAL
-
-    assert module.CONVENTIONAL == CONVENTIONAL
