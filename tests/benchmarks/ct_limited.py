@@ -29,7 +29,7 @@ from tests.ct_real import helsinki, views
 DATA = Path(os.environ.get("ISOCENTER_DATA", ROOT.parent / "shared" / "data")) / "ct" / "htc2022"
 DEGREES = (90, 70, 50, 30)
 FIELD = {"matrix": 128, "fov_mm": 76.0}
-METHODS: dict[str, type[Axial | Pwls | TotalVariationCt]] = {"FBP": Axial, "PWLS": Pwls, "TV": TotalVariationCt}
+METHODS = {"FBP": Axial, "PWLS": Pwls, "TV": TotalVariationCt}
 PHOTONS = 5e4
 _HOLES_MM = (
     *((-16, -15, 7, 5), (4, -22, 5, 7), (20, -9, 6, 6), (-23, 3, 4, 5), (-5, -3, 5, 5), (8, 2, 5, 4)),
@@ -80,22 +80,24 @@ def made(method: str, scan: Scan, block: Projections, degrees: int) -> NDArray[n
     start = (len(block) - n) // 2
     some = replace(block, head=block.head[start : start + n], data=block.data[start : start + n])
     if method == "FBP":
-        return _image(Axial(kernel="soft", **FIELD), scan, _filled(some))
-    return _image(METHODS[method](**FIELD), scan, some)
+        return backprojected(Axial(kernel="soft", **FIELD), scan, some).data[0]
+    return reconstructed(METHODS[method](**FIELD), scan, some).data[0]
 
 
-def _image(step: Step, scan: Scan, block: Projections) -> NDArray[np.float32]:
+def reconstructed(step: Step, scan: Scan, block: Projections) -> Image:
+    """Return the one slice that a Step makes."""
     step.open(scan)
     (image,) = (i for i in (*step.feed(block), *step.close()) if isinstance(i, Image))
-    return image.data[0]
+    return image
 
 
-def _filled(block: Projections, n_views: int = 390) -> Projections:
-    """Return half a turn and the fan, empty where nothing was measured: backprojection takes no less."""
+def backprojected(step: Axial, scan: Scan, block: Projections, n_views: int = 390) -> Image:
+    """Return FBP of half a turn and the fan, empty where nothing was measured: it takes no less."""
     angle, before = block.head["angle_rad"], (n_views - len(block)) // 2
     data = np.zeros((n_views, *block.data.shape[1:]), np.float32)
     data[before : before + len(block)] = block.data
-    return views(angle[0] + (angle[1] - angle[0]) * (np.arange(n_views) - before), data)
+    filled = views(angle[0] + (angle[1] - angle[0]) * (np.arange(n_views) - before), data)
+    return reconstructed(step, scan, filled)
 
 
 def solid(image: NDArray[np.float32]) -> NDArray[np.bool_]:
