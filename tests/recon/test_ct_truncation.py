@@ -20,8 +20,10 @@ from acquisition.stream import Step
 from acquisition.verdict import Level
 from recon.ct.cone import Cone
 from recon.ct.extend import complete, ends
+from recon.ct.fbp import Axial
 from recon.ct.gather import reach_mm, support_mm
 from recon.ct.iterative import Pwls, Sirt
+from recon.ct.metal import Metal
 from recon.ct.slices import planned
 
 NEVER = np.inf
@@ -196,3 +198,11 @@ def test_a_field_up_to_the_focal_spot_is_refused_and_voxels_that_do_not_fit_are_
         plan = planned(simulation.scan, ct, Pwls(matrix=64, fov_mm=64 * pixel_mm), radius_mm=reach)
         assert support_mm(ct, plan, wanted_mm=wanted, least_mm=0.0) == pytest.approx(most)
         assert support_mm(ct, plan, wanted_mm=wanted, least_mm=90.0) == pytest.approx(reach + 90)
+
+
+def test_metal_reduction_extends_the_field_as_filtered_backprojection_does() -> None:
+    simulation, views = scanned(scanner(n_rows=1, centre=(0.0, 36.75)), wide(), turns=1.2)
+    axial, metal = (reconstructed(step(extend_mm=60.0, **FIELD), simulation, views) for step in (Axial, Metal))
+    np.testing.assert_array_equal(metal.data, axial.data)
+    assert errors(simulation, axial)["beyond"] < 65
+    assert errors(simulation, reconstructed(Metal(**FIELD), simulation, views))["beyond"] > 200
