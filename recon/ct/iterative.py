@@ -22,11 +22,12 @@ from acquisition.errors import ConfigError, ReconError
 from acquisition.items import Image, Item, Projections
 from acquisition.scan import Scan
 from acquisition.verdict import Level, Verdict
-from kernels.smoothness import hyperbola
+from kernels.registry import device
+from recon.ct.backend import backend
 from recon.ct.extend import CUT_OFF, at_edge, ends, truncation
 from recon.ct.gather import TablePositions, Volume, heights_mm, reach_mm, support_mm, surrounding
 from recon.ct.ordered import Subset, Update, curvature, nesterov, ordered_subsets, split
-from recon.ct.project import ConeProjector, shared
+from recon.ct.project import ConeProjector
 from recon.ct.slices import SliceOptions, planned
 from recon.ct.start import backprojected
 from recon.ct.statistics import currents, estimated, trust
@@ -109,14 +110,16 @@ class _Iterative(SliceOptions):
         radius = support_mm(self._ct, self._plan, wanted_mm=beyond, least_mm=self.extend_mm)
         volume = surrounding(self._ct, self._plan, views.head, radius_mm=radius)
         projector = ConeProjector(self._ct, views.head, volume.grid)
-        whole = Subset(projector=projector, lines=torch.from_numpy(views.data), weights=self._weights(projector, views))
+        lines, weights = torch.from_numpy(views.data), self._weights(projector, views)
+        whole = Subset(projector=projector, lines=lines.to(device()), weights=weights.to(device()))
         start = torch.zeros(volume.grid.shape)
         if cut:
             start = backprojected(self._scan, views, volume, extend_mm=radius - reach, mu_water_per_mm=mu_water)
-        mu, unexplained = self._solved(whole, volume, start=start)
+        solved, unexplained = self._solved(whole, volume, start=start.to(device()))
+        mu = solved.cpu().numpy()
         verdicts = _explained(unexplained, self.flag_above), truncation(edge, hu="estimates")
         for z in zs:
-            image = volume.image(mu.numpy(), self._plan, z, self._n_made)
+            image = volume.image(mu, self._plan, z, self._n_made)
             self._n_made += 1
             yield replace(image, last_readout_s=views.received_s).with_verdicts(*verdicts)
 
@@ -165,7 +168,7 @@ class Sirt(_Iterative):
     _name = "ct.sirt"
 
     def _weights(self, projector: ConeProjector, views: Projections) -> Tensor:
-        lengths = projector(torch.ones(projector.domain))
+        lengths = projector(torch.ones(projector.domain, device=device()))
         return torch.where(lengths > 0, 1 / lengths.clamp_min(_TINY), 0.0)
 
     def _update(self, bend: Tensor, volume: Volume) -> Update:
@@ -242,16 +245,12 @@ class Pwls(_Weighted):
         weights = share * np.prod(volume.grid.spacing_mm) / (distance * self.slope_hu_per_mm * per_hu) ** 2
         edges = self.edge_hu_per_mm * per_hu * distance
         neighbours = (steps, weights.astype(np.float32), edges.astype(np.float32))
-        slope, stiff = torch.empty_like(bend), torch.empty_like(bend)
+        slope, stiff, smoothed = torch.empty_like(bend), torch.empty_like(bend), backend().hyperbola
 
         def update(z: Tensor, down: Tensor) -> Tensor:
             slope.copy_(down)
             stiff.copy_(bend)
-
-            def part(at: slice) -> None:
-                hyperbola(z.numpy(), neighbours, (at.start, at.stop), slope.numpy(), stiff.numpy())
-
-            shared(part, z.shape[1])
+            smoothed(z, neighbours, slope, stiff)
             return (z - slope / stiff.clamp_min(_TINY)).clamp_min_(0)
 
         return update
