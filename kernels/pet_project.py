@@ -177,7 +177,7 @@ def share(
     most = max(padded.shape[0], max(padded.shape[1], padded.shape[2]))
     corner, apart = np.empty(most, np.uint64), np.empty((most, 2), padded.dtype)
     for e in range(len(pairs)):
-        first, last, mm, _, _, way = _walk(detectors[pairs[e, 0]], detectors[pairs[e, 1]], place, padded.shape)
+        first, last, _, _, _, way = _walk(detectors[pairs[e, 0]], detectors[pairs[e, 1]], place, padded.shape)
         total = real(0)
         for i in range(first, last):
             p, u, v = _corner(i, way)

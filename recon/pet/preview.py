@@ -46,8 +46,8 @@ class Preview(VoxelOptions):
     most_per_s: int = 1_000_000
     """Events used of each second of the scan; of more, every n-th."""
     power: float = 2.0
-    """How much later events weigh: as this power of the counts at their time. What the first, blurred images made of
-    their events, and what was before a motion, is forgotten the faster, at the price of noise; 0: all weigh the same."""
+    """How much later events weigh: as this power of the counts at their time; 0: all the same. The higher, the sooner
+    what the first, blurred images made of their events, and what was before a motion, is forgotten, and more noise."""
     filter_mm: float = 6.0
     """Gaussian filter of the picture, FWHM [mm]."""
     slice_mm: float = 4.0
