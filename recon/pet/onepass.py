@@ -72,7 +72,7 @@ class OnePass:
         seconds
             How long the activity of the scan's start would have to be measured for these counts [s].
         """
-        LineProjector(self.pet, self.grid, pairs, tof).share(self._x, self._parts)
+        LineProjector(self.pet, self.grid, pairs, tof).share(self._x, list(self._parts))
         counts = self._counts + len(pairs)
         left = (self._counts / counts) ** self._power if counts else 1.0
         self._counts, self._seconds = counts, left * self._seconds + seconds
