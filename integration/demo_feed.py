@@ -70,7 +70,14 @@ class Followed:
 
         In the order in which they were made; time.monotonic() [s].
         """
-        return [m.archived_s[NAME] for m in self.archived if m.output in outputs or not outputs]
+        return [m.archived_s[NAME] for m in self._of(outputs)]
+
+    def sop_uids(self, *outputs: str) -> set[str]:
+        """Return the SOPInstanceUIDs of the images that the archive has; of these outputs only, if some are named."""
+        return {uid for m in self._of(outputs) for uid in m.sop_uids}
+
+    def _of(self, outputs: Sequence[str]) -> list[Moments]:
+        return [m for m in self.archived if m.output in outputs or not outputs]
 
 
 @contextmanager

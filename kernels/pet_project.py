@@ -10,6 +10,7 @@ the weights of all bins add up to 1 at every sample, and the bins to the whole l
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +32,9 @@ _NOTHING = 1e-30
 _INSIDE = 1e-9  # of a voxel: keeps rounding from reaching beyond the padding
 
 
+@cache
 def bin_weights(bin_mm: float, fwhm_mm: float) -> tuple[NDArray[np.float32], float]:
-    """Return what a bin sees of a point by their distance, and the entries of this table per mm.
+    """Return what a bin sees of a point by their distance (not to be written to), and its entries per mm.
 
     Parameters
     ----------
@@ -51,7 +53,9 @@ def bin_weights(bin_mm: float, fwhm_mm: float) -> tuple[NDArray[np.float32], flo
 
     place = np.arange(_TABLE + 2) / per_mm
     values = [below(x + bin_mm / 2) - below(x - bin_mm / 2) for x in place]
-    return np.array(values, np.float32), per_mm
+    table = np.array(values, np.float32)
+    table.flags.writeable = False
+    return table, per_mm
 
 
 @compiled
