@@ -45,7 +45,9 @@ class Measured:
     scan: Scan
     """The header."""
     items: Sequence[Incoming]
-    """All that it delivers, in order."""
+    """All that it delivers, in order; what has no time of its own is known before the scan."""
+    lead_s: float = 0.0
+    """Time from what is known before the scan to its begin [s]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +61,7 @@ class Followed:
     troubles: list[str]
     """What has gone wrong."""
     started_s: float
-    """When the scanner began; time.monotonic() [s]."""
+    """When the scan began; time.monotonic() [s]."""
     ended_s: float
     """When it had delivered all; time.monotonic() [s]."""
     archived: list[Moments]
@@ -153,7 +155,7 @@ class Gantry(threading.Thread):
         self.box: Mailbox[Incoming] = Mailbox(0)
         """What the scanner says."""
         self.started_s = self.ended_s = 0.0
-        """When it began and when the last item was delivered; time.monotonic() [s]."""
+        """When the scan began and when its last item was delivered; time.monotonic() [s]."""
         self._measured, self._speed = measured, speed
         self._on_end, self._stopping = on_end, threading.Event()
 
@@ -161,14 +163,15 @@ class Gantry(threading.Thread):
         """Deliver everything once."""
         self.box.put(ConfigFile(AUTO))
         self.box.put(self._measured.scan)
-        self.started_s = time.monotonic()
+        self.started_s = time.monotonic() + self._measured.lead_s / self._speed
         for item in self._measured.items:
+            if not isinstance(item, Projections | Events):
+                self.box.put(item)
+                continue
             due = self.started_s + due_s(item) / self._speed
             if self._stopping.wait(max(0.0, due - time.monotonic())):
                 break
-            if isinstance(item, Projections | Events):
-                item = replace(item, received_s=time.monotonic())
-            self.box.put(item)
+            self.box.put(replace(item, received_s=time.monotonic()))
         self.ended_s = time.monotonic()
         self.box.put(Close())
         self.box.close()
@@ -181,11 +184,9 @@ class Gantry(threading.Thread):
         self.join()
 
 
-def due_s(item: object) -> float:
-    """Return when the scanner has all of an item, after its start [s]; 0 for what is known before."""
-    if isinstance(item, Projections):
-        return float(item.head["time_s"][-1])
-    return item.stop_s if isinstance(item, Events) else 0.0
+def due_s(item: Projections | Events) -> float:
+    """Return when the scanner has all of an item, after the begin of the scan [s]."""
+    return item.stop_s if isinstance(item, Events) else float(item.head["time_s"][-1])
 
 
 class Console:

@@ -45,6 +45,7 @@ _BQ_PER_ML_PER_SUV = 8e2  # a fifth of what is usual: decays are simulated one b
 _SHIFT_MM = (12.0, 0.0, 0.0)
 _MU_MM = 4.0
 _TOLD_S = 4.0
+_LEAD_S = 3.0  # the CT is long over when counting begins
 
 
 def demo_exam() -> PetExam:
@@ -78,7 +79,7 @@ def pet_exam(
         warm = pool.submit(warm_up)
         items = _simulated(simulation, tell)
         warm.result()
-    measured = Measured(source="virtual PET scanner", scan=header(simulation), items=items)
+    measured = Measured(source="virtual PET scanner", scan=header(simulation), items=items, lead_s=_LEAD_S)
     with serving(place, "service-pet") as (at, service):
         found = follow(at, service, measured, speed=speed, tell=tell, watch=_picture)
     stations = {

@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from acquisition.items import VIEW_HEAD, Events, Image, Projections
+from acquisition.items import VIEW_HEAD, Events, Image, Projections, Waveform
 from acquisition.scan import Scan
 from acquisition.sources.mrd_wire import Close, ConfigFile
 from integration.delivery.states import JobState
@@ -50,6 +52,18 @@ def test_the_gantry_keeps_its_pace_even_if_nobody_listens() -> None:
     assert blocks[-1].received_s <= machine.ended_s <= ended[0]  # type: ignore[union-attr]
 
 
+def test_what_is_known_before_the_scan_comes_before_it() -> None:
+    wave = Waveform(id=1, time_stamp=0, sample_time_us=1.0, data=np.zeros((1, 1), np.uint32))
+    scan, late = Scan(uid="s", modality="PT"), views(1, 1, 0.0)
+    machine = Gantry(Measured(source="", scan=scan, items=[wave, *late], lead_s=2.0), speed=2.0)
+    start = time.monotonic()
+    machine.start()
+    *_, first = islice(machine.box, 3)
+    assert first is wave and time.monotonic() - start < 0.8
+    machine.join()
+    assert machine.started_s - start == pytest.approx(1.0, abs=0.2) and machine.ended_s >= machine.started_s
+
+
 def test_the_gantry_stops_when_it_is_told() -> None:
     machine = Gantry(measured(Scan(uid="s", modality="CT"), views(2, 1, 1000.0)), speed=1.0)
     machine.start()
@@ -63,7 +77,6 @@ def test_items_are_due_when_their_last_data_are_measured() -> None:
     empty = np.zeros((0, 2), np.int32)
     assert due_s(Events(start_s=3.0, stop_s=3.5, prompts=empty, delayeds=empty)) == 3.5
     assert due_s(views(1, 4, 0.5)[0]) == 1.5
-    assert due_s(Scan(uid="s", modality="CT")) == 0.0
 
 
 class Watching(Nobody):
