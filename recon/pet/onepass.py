@@ -48,7 +48,7 @@ class OnePass:
         nz, ny, nx = grid.shape
         self.pet, self.grid, self._power = pet, grid, power
         self._x, self._sums, self._per_s = (np.zeros((ny + 2, nx + 2, nz + 2), np.float32) for _ in range(3))
-        self._parts = np.zeros((torch.get_num_threads(), *self._x.shape), np.float32)
+        self._parts = np.zeros((0, *self._x.shape), np.float32)
         self._n_seen = 0
         self._counts = self._remembered = self._seconds = 0.0
 
@@ -72,6 +72,8 @@ class OnePass:
         seconds
             How long the activity of the scan's start would have to be measured for these counts [s].
         """
+        if len(self._parts) != (threads := torch.get_num_threads()):
+            self._parts = np.zeros((threads, *self._x.shape), np.float32)
         LineProjector(self.pet, self.grid, pairs, tof).share(self._x, list(self._parts))
         counts = self._counts + len(pairs)
         left = (self._counts / counts) ** self._power if counts else 1.0

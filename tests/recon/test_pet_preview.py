@@ -139,3 +139,18 @@ def test_noise_is_that_of_all_counts_and_not_of_the_latest() -> None:
         values = made.image.numpy()[1:-1][disc(grid, 30.0)[1:-1]]
         spread.append(float(values.std() / values.mean()))
     assert spread[0] < 0.6 * spread[1]
+
+
+def test_the_number_of_threads_changes_nothing() -> None:
+    before, images = torch.get_num_threads(), []
+    try:
+        for threads in ((1, 1), (1, 3), (3, 1)):
+            made, _ = one_pass(2.0)
+            for n, block in zip(threads, events(), strict=False):
+                torch.set_num_threads(n)
+                add(made, block)
+            images.append(made.image.numpy())
+    finally:
+        torch.set_num_threads(before)
+    for image in images[1:]:
+        np.testing.assert_allclose(image, images[0], rtol=1e-3, atol=1e-4 * images[0].max())
