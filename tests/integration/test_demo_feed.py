@@ -14,13 +14,19 @@ import pytest
 from acquisition.items import VIEW_HEAD, Events, Image, Projections, Waveform
 from acquisition.scan import Scan
 from acquisition.sources.mrd_wire import Close, ConfigFile
+from acquisition.sources.phantom.pet import PetSimulation
+from acquisition.sources.phantom.pet_exam import PetExam, gantry
+from acquisition.sources.phantom.pet_objects import cylinder
 from integration.delivery.states import JobState
 from integration.demo_feed import Gantry, Measured, due_s
 from integration.doors.incoming import Data, Incoming
 from integration.doors.mailbox import Mailbox
 from integration.house import new_job
+from integration.protocol import Library
+from integration.rooms import rooms
+from integration.service import Service
 from integration.session import Nobody
-from tests.integration.doors_samples import N_READOUTS, serving, simulation
+from tests.integration.doors_samples import N_READOUTS, plan, serving, simulation
 
 
 def views(n_blocks: int, length: int, step_s: float) -> list[Projections]:
@@ -112,3 +118,16 @@ def test_a_scan_from_within_the_process_is_treated_like_any_other(tmp_path: Path
         assert (row.source, row.raw_path, row.state) == ("in here", "", JobState.COMPLETE)
         assert peer.seen == [0, 1, 2] and service.house.live() == []
         assert service.house.take(new_job(), iter([ConfigFile("none"), scan]), source="", peer=peer) is JobState.FAILED
+
+
+def test_events_are_counted_and_what_they_make_is_kept_when_the_scanner_goes_away(tmp_path: Path) -> None:
+    small = gantry(n_rings=2, n_crystals=48, ring_pitch_mm=40.0)
+    exam = PetExam(pet=small, duration_s=1.0, scatter="none", randoms="none")
+    measured = PetSimulation(exam, cylinder(radius_mm=60.0, length_mm=60.0, bq_per_ml=2e3))
+    job, blocks = new_job(), list(measured.events())
+    with Service(plan(tmp_path), rooms(Library())) as service:
+        messages = iter([ConfigFile("pet_preview"), measured.scan, measured.normalisation, *blocks])
+        assert service.house.take(job, messages, source="", peer=Nobody()) is JobState.INTERRUPTED
+        row = service.console.job(job)
+        assert row is not None and f"the end after {sum(map(len, blocks))} readouts" in row.reason
+        assert len(service.spool.sweep(())) == 19
