@@ -40,11 +40,16 @@ class ReceiveArray:
 
     def sensitivities(self, points_mm: ArrayLike) -> NDArray[np.complex64]:
         """Return the normalised sensitivities at points (..., 3), LPS [mm], shape (n_coils, ...)."""
+        maps = self.fields(points_mm)
+        maps /= np.linalg.norm(maps, axis=0)
+        return maps.astype(np.complex64)
+
+    def fields(self, points_mm: ArrayLike) -> NDArray[np.complex128]:
+        """Return ``B_x - i B_y`` of unit current in each loop, arbitrary scale, at points (..., 3), (n_coils, ...)."""
         points = np.asarray(points_mm, float)
         flat = points.reshape(-1, 3)
         maps = np.stack([self._transverse(coil, flat) for coil in range(len(self))])
-        maps /= np.linalg.norm(maps, axis=0)
-        return maps.reshape(len(self), *points.shape[:-1]).astype(np.complex64)
+        return maps.reshape(len(self), *points.shape[:-1])
 
     def _transverse(self, coil: int, points: NDArray[np.float64]) -> NDArray[np.complex128]:
         """Return B_x - i B_y of one loop at points (n, 3), arbitrary scale, shape (n,)."""
