@@ -1,1 +1,1 @@
-"""How the networks are trained: simulation of their training data. Imported by nobody in the service."""
+"""How the weights were made. The service never imports this; ``isocenter models train`` starts it as a program."""

@@ -25,8 +25,8 @@ ORIENTATIONS: dict[str, tuple[tuple[int, int, int], tuple[float, float]]] = {
     "coronal": ((1, 2, 0), (-70.0, 70.0)),
     "sagittal": ((2, 1, 0), (-58.0, 58.0)),
 }
-"""Orientation -> which head axes (z, y, x) slice, phase and readout run along, and where slices lie [mm from the brain's
-middle]."""
+"""Orientation -> which head axes (z, y, x) slice, phase and readout run along, and where slices lie [mm from the
+brain's middle]."""
 _HOSTS = np.array([1.0 if name in PARENCHYMA else 0.0 for name in NAMES], np.float32)
 
 
@@ -134,7 +134,9 @@ def random_plane(
         directions=directions,
         stretch=stretch,
         warp_mm=rng.normal(0, 1.6, (3, n_knots, n_knots)).astype(np.float32),
-        ripple_mm=rng.normal(0, rng.uniform(0.1, 0.4), (3, round(extent / 3.5), round(extent / 3.5))).astype(np.float32),
+        ripple_mm=rng.normal(0, rng.uniform(0.1, 0.4), (3, round(extent / 3.5), round(extent / 3.5))).astype(
+            np.float32
+        ),
         sharpness=float(rng.uniform(1.0, 3.0)),
     )
 

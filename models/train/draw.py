@@ -1,7 +1,7 @@
 """Cut a plane through a labelled head: for each cell, what its tissues add up to.
 
-Between voxels the eight labels around a point share it by their distance, sharpened by a power: surfaces are then smooth,
-not stairs, and as sharp as the power says. A slice is several such planes side by side.
+Between voxels the eight labels around a point share it by their distance, sharpened by a power: surfaces are then
+smooth, not stairs, and as sharp as the power says. A slice is several such planes side by side.
 """
 
 from __future__ import annotations
@@ -38,13 +38,9 @@ def draw_planes(
         (channel, y, x), overwritten.
     """
     frame, planes, warp, power = place
-    middles, inverse, waves, what = lesions
-    n_z, n_y, n_x = tissue.shape
     n_channels = values.shape[1]
-    found = np.empty(8, np.int64)
-    share = np.empty(8, np.float64)
-    total = np.empty(n_channels, np.float64)
-    here = np.empty(n_channels, np.float64)
+    scratch = np.empty(8, np.int64), np.empty(8, np.float64)
+    total, here = np.empty(n_channels, np.float64), np.empty(n_channels, np.float64)
     for iy in range(out.shape[1]):
         for ix in range(out.shape[2]):
             total[:] = 0
@@ -52,31 +48,45 @@ def draw_planes(
                 z = frame[0, 0] + iy * frame[1, 0] + ix * frame[2, 0] + planes[s, 0] + warp[0, iy, ix]
                 y = frame[0, 1] + iy * frame[1, 1] + ix * frame[2, 1] + planes[s, 1] + warp[1, iy, ix]
                 x = frame[0, 2] + iy * frame[1, 2] + ix * frame[2, 2] + planes[s, 2] + warp[2, iy, ix]
-                z0, y0, x0 = int(np.floor(z)), int(np.floor(y)), int(np.floor(x))
-                if z0 < 0 or y0 < 0 or x0 < 0 or z0 >= n_z - 1 or y0 >= n_y - 1 or x0 >= n_x - 1:
+                if not _at_point(tissue, values, (z, y, x, power), scratch, here):
                     continue
-                first = tissue[z0, y0, x0]
-                if (
-                    first == tissue[z0, y0, x0 + 1]
-                    and first == tissue[z0, y0 + 1, x0]
-                    and first == tissue[z0, y0 + 1, x0 + 1]
-                    and first == tissue[z0 + 1, y0, x0]
-                    and first == tissue[z0 + 1, y0, x0 + 1]
-                    and first == tissue[z0 + 1, y0 + 1, x0]
-                    and first == tissue[z0 + 1, y0 + 1, x0 + 1]
-                ):
-                    if first == 0:
-                        continue
-                    for c in range(n_channels):
-                        here[c] = values[first, c]
-                else:
-                    _mixed(tissue, values, (z0, y0, x0, z - z0, y - y0, x - x0, power), (found, share), here)
-                if len(what) and here[n_channels - 1] > 0:
-                    _with_lesions(values, (z, y, x), (middles, inverse, waves, what), here)
+                if len(lesions[3]) and here[n_channels - 1] > 0:
+                    _with_lesions(values, (z, y, x), lesions, here)
                 for c in range(n_channels):
                     total[c] += planes[s, 3] * here[c]
             for c in range(n_channels):
                 out[c, iy, ix] = total[c]
+
+
+@compiled
+def _at_point(
+    tissue: NDArray[np.uint8],
+    values: NDArray[np.float32],
+    at: tuple[float, float, float, float],
+    scratch: tuple[NDArray[np.int64], NDArray[np.float64]],
+    here: NDArray[np.float64],
+) -> bool:  # pragma: no cover - compiled
+    """Fill `here` with what a point is worth; False in the air."""
+    z, y, x, power = at
+    n_z, n_y, n_x = tissue.shape
+    z0, y0, x0 = int(np.floor(z)), int(np.floor(y)), int(np.floor(x))
+    if z0 < 0 or y0 < 0 or x0 < 0 or z0 >= n_z - 1 or y0 >= n_y - 1 or x0 >= n_x - 1:
+        return False
+    first = tissue[z0, y0, x0]
+    if (
+        first == tissue[z0, y0, x0 + 1]
+        and first == tissue[z0, y0 + 1, x0]
+        and first == tissue[z0, y0 + 1, x0 + 1]
+        and first == tissue[z0 + 1, y0, x0]
+        and first == tissue[z0 + 1, y0, x0 + 1]
+        and first == tissue[z0 + 1, y0 + 1, x0]
+        and first == tissue[z0 + 1, y0 + 1, x0 + 1]
+    ):
+        for c in range(len(here)):
+            here[c] = values[first, c]
+        return first != 0
+    _mixed(tissue, values, (z0, y0, x0, z - z0, y - y0, x - x0, power), scratch, here)
+    return True
 
 
 @compiled

@@ -1,7 +1,7 @@
 """From the magnetisation to what receivers measure: coils, noise in SNR units, k-space cropped to the matrix.
 
-K-space is never padded: it is transformed from cells finer than the voxels and its middle is kept. Noise is coloured and
-shared between coils, then made white, as on the real way (`acquisition.noise`): behind that, samples of k-space have
+K-space is never padded: it is transformed from cells finer than the voxels and its middle is kept. Noise is coloured
+and shared between coils, then made white, as on the real way (`acquisition.noise`): behind that, samples of k-space have
 ``E|n|^2 = 1`` in every coil and between coils nothing in common. All transforms are centred and orthonormal. An image
 in product units is divided by the noise of its real part: ``sqrt(1/2)`` without undersampling (`recon.mri.combine`).
 """
@@ -40,6 +40,13 @@ class Coils:
     """Noise covariance before whitening, mean variance 1, (coil, coil)."""
     whitening: Complex
     """The matrix that makes it white, (coil, coil)."""
+    knots: Complex
+    """Whitened sensitivities on knots over the plane, (coil, ky, kx)."""
+
+    def on_voxels(self, matrix: tuple[int, int]) -> Complex:
+        """Return the maps of unit norm on the measured voxels (coil, *matrix)."""
+        maps = splined(self.knots, self.maps.shape[-2:], matrix)
+        return np.asarray(maps / _norm(maps), np.complex64)
 
 
 def random_coils(plane: Plane, n_coils: int, rng: np.random.Generator) -> Coils:
@@ -62,11 +69,13 @@ def random_coils(plane: Plane, n_coils: int, rng: np.random.Generator) -> Coils:
     fields = whitening @ array.fields(lps).reshape(n_coils, -1)
     knots = fields.reshape(n_coils, n_knots, n_knots).astype(np.complex64)
     maps = splined(knots, plane.shape)
-    profile = np.sqrt((maps.real**2 + maps.imag**2).sum(0))
+    profile = _norm(maps)
     maps /= profile
-    return Coils(
-        maps=maps, profile=(profile / profile.mean()).astype(np.float32), covariance=covariance, whitening=whitening
-    )
+    return Coils(maps=maps, profile=profile / profile.mean(), covariance=covariance, whitening=whitening, knots=knots)
+
+
+def _norm(maps: Complex) -> F32:
+    return np.sqrt((maps.real**2 + maps.imag**2).sum(0))
 
 
 def cropped_kspace(images: NDArray, matrix: tuple[int, int]) -> Complex:
@@ -92,7 +101,9 @@ def cropped_kspace(images: NDArray, matrix: tuple[int, int]) -> Complex:
         n = out.shape[axis]
         k = np.arange(m) - m // 2
         spectrum = fft.fft(out, axis=axis)
-        spectrum = np.concatenate([spectrum[_at(axis, slice(n - m // 2, n))], spectrum[_at(axis, slice(0, m // 2))]], axis)
+        spectrum = np.concatenate(
+            [spectrum[_at(axis, slice(n - m // 2, n))], spectrum[_at(axis, slice(0, m // 2))]], axis
+        )
         sign = ((-1.0) ** k * np.sqrt(m) / n).astype(np.float32)  # the origin lies at cell n // 2
         out = spectrum * sign.reshape((-1, 1) if axis == -2 else (-1,))
     return np.ascontiguousarray(out, np.complex64)
@@ -112,18 +123,6 @@ def kspace_of(images: NDArray) -> Complex:
     """Return the centred, orthonormal transform of (..., y, x)."""
     axes = (-2, -1)
     return fft.fftshift(fft.fft2(fft.ifftshift(images, axes), norm="ortho"), axes).astype(np.complex64)
-
-
-def smaller(maps: NDArray, matrix: tuple[int, int]) -> Complex:
-    """Return smooth maps (coil, y, x) on the measured voxels, unit norm over the coils."""
-    shape = maps.shape[-2:]
-    places = [((np.arange(m) - m // 2) * n / m + n // 2) for n, m in zip(shape, matrix, strict=True)]
-    out = maps
-    for axis, place in zip((-2, -1), places, strict=True):
-        low = np.minimum(place.astype(int), shape[axis] - 2)
-        part = (place - low).astype(np.float32).reshape((-1, 1) if axis == -2 else (-1,))
-        out = (1 - part) * np.take(out, low, axis) + part * np.take(out, low + 1, axis)
-    return (out / np.sqrt((np.abs(out) ** 2).sum(0))).astype(np.complex64)
 
 
 def receiver_noise(shape: tuple[int, ...], coils: Coils, rng: np.random.Generator) -> Complex:
@@ -153,7 +152,7 @@ def reference_level(magnitude: NDArray) -> float:
     return float(np.median(magnitude[bright])) if bright.any() else 1.0
 
 
-def unfolding(maps: NDArray, r: int) -> tuple[F32, Complex]:
+def unfolding(maps: NDArray, r: int) -> tuple[F32, NDArray]:
     """Return what unfolding every r-th line along y with known maps does to noise.
 
     With the maps C (coil, r) of the r voxels that fall onto each other, the covariance of their noise over that of
@@ -170,7 +169,7 @@ def unfolding(maps: NDArray, r: int) -> tuple[F32, Complex]:
     Returns
     -------
     tuple
-        The g-factor (y, x), and factors L with ``L L^H`` that covariance, (y / r, x, r, r).
+        The g-factor (y, x), and that covariance (y / r, x, r, r).
 
     Raises
     ------
@@ -184,14 +183,16 @@ def unfolding(maps: NDArray, r: int) -> tuple[F32, Complex]:
     gram = folded.conj() @ folded.swapaxes(-1, -2)
     inverse = np.linalg.inv(gram.astype(np.complex128) + 1e-3 * np.eye(r))
     g = np.sqrt(np.maximum(np.einsum("yxrr->ryx", inverse).real, 1e-6)).reshape(n_y, n_x)
-    return g.astype(np.float32), np.linalg.cholesky(inverse).astype(np.complex64)
+    return g.astype(np.float32), inverse
 
 
-def unfolded_noise(factors: Complex, rng: np.random.Generator) -> Complex:
-    """Return noise (y, x) of an unfolded image; the standard deviation of its real part is the g-factor."""
-    n, n_x, r, _ = factors.shape
-    noise = (factors @ white_noise((n, n_x, r, 1), rng))[..., 0] * np.float32(np.sqrt(2))
-    return noise.transpose(2, 0, 1).reshape(r * n, n_x)
+def unfolded_noise(covariance: NDArray, rng: np.random.Generator, *, n: int = 1) -> Complex:
+    """Return noise of n unfolded images (n, y, x); the standard deviation of its real part is the g-factor."""
+    n_y, n_x, r, _ = covariance.shape
+    factors = np.linalg.cholesky(covariance).astype(np.complex64)
+    white = white_noise((n_y, n_x, n, r), rng).swapaxes(-1, -2)
+    noise = (factors @ white) * np.float32(np.sqrt(2))
+    return np.ascontiguousarray(noise.transpose(3, 2, 0, 1)).reshape(n, r * n_y, n_x)
 
 
 def filtered(image: NDArray, weight: NDArray) -> Complex:

@@ -11,18 +11,22 @@ from scipy.interpolate import make_interp_spline
 F32 = NDArray[np.float32]
 
 
-@lru_cache(maxsize=64)
-def spline_matrix(n: int, n_knots: int) -> F32:
-    """Return the matrix (n, n_knots) of the cubic spline through knots spread evenly from the first to the last cell."""
+@lru_cache(maxsize=256)
+def spline_matrix(n: int, n_knots: int, voxels: int = 0) -> F32:
+    """Return the matrix (n, n_knots) of the cubic spline through knots spread evenly from the first to the last cell.
+
+    With `voxels`, which have the same field of view and origin (the one at n // 2), it is (voxels, n_knots).
+    """
     knots = np.linspace(0, n - 1, n_knots)
-    matrix = make_interp_spline(knots, np.eye(n_knots), k=3)(np.arange(n)).astype(np.float32)
+    at = (np.arange(voxels) - voxels // 2) * n / voxels + n // 2 if voxels else np.arange(n)
+    matrix = make_interp_spline(knots, np.eye(n_knots), k=3)(at).astype(np.float32)
     matrix.setflags(write=False)
     return matrix
 
 
-def splined(knots: NDArray, shape: tuple[int, int]) -> NDArray:
-    """Return what lies on knots (..., ky, kx) on all cells (..., y, x)."""
-    y, x = (spline_matrix(n, k) for n, k in zip(shape, knots.shape[-2:], strict=True))
+def splined(knots: NDArray, shape: tuple[int, int], voxels: tuple[int, int] = (0, 0)) -> NDArray:
+    """Return what lies on knots (..., ky, kx) on all cells (..., y, x), or on the voxels of the same field of view."""
+    y, x = (spline_matrix(n, k, v) for n, k, v in zip(shape, knots.shape[-2:], voxels, strict=True))
     return np.matmul(np.matmul(y, knots), x.T)
 
 
@@ -34,7 +38,7 @@ def smooth_field(shape: tuple[int, int], length: float, rng: np.random.Generator
 
 
 def texture(shape: tuple[int, int], cell_mm: float, rng: np.random.Generator) -> F32:
-    """Return a random field (y, x) of about unit variance with detail from 1.5 to 50 mm: how tissue varies in itself."""
+    """Return a random field (y, x), variance about 1, with detail from 1.5 to 50 mm: how tissue varies in itself."""
     total = np.zeros(shape, np.float32)
     for length_mm, weight in ((1.5, 0.35), (4.0, 0.45), (12.0, 0.5), (40.0, 0.65)):
         total += np.float32(weight) * smooth_field(shape, max(length_mm / cell_mm, 1.0), rng)

@@ -1,4 +1,4 @@
-"""Whole-head label maps as training anatomy: which head is in which part, tissues instead of labels, the field they make.
+"""Whole-head label maps as training anatomy: heads by part, tissues instead of labels, the field that they make.
 
 Source: the 16 label maps of SynthSeg (Apache-2.0), 256^3 voxels of 1 mm, FreeSurfer's numbers; numbers from 500 up are
 what lies outside of the brain. Soft tissue, one label there, is divided into fat and muscle here, and dura is the layer
@@ -24,8 +24,8 @@ from models.train.tissue import CHI_PPM, NUMBER, PARENCHYMA
 Bytes = NDArray[np.uint8]
 
 SPLIT: dict[str, tuple[str, ...]] = {
-    "train": tuple(f"{n:02d}" for n in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 13)),
-    "val": ("11", "14"),
+    "training": tuple(f"{n:02d}" for n in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 13)),
+    "calibration": ("11", "14"),
     "test": ("15", "16"),
 }
 """Which heads are for what; 01, 06, 11 and 15 come from one study, so each part has one of them."""
@@ -223,7 +223,7 @@ def load_heads(part: str, *, data: Path, cache: Path) -> list[Head]:
     Parameters
     ----------
     part
-        train, val or test.
+        training, calibration or test.
     data
         Folder of the data sets, with ``images/head_labels`` in it.
     cache
@@ -245,7 +245,8 @@ def _cached(name: str, data: Path, cache: Path) -> Head:
     if not all(file.exists() for file in files):
         labels, _ = read_nifti(data / "images" / "head_labels" / f"training_seg_{name}.nii.gz")
         head = head_of(name, tissues_of(labels, seed=int(name)))
-        for file, array in zip(files, (head.tissue, head.field_ppm), strict=True):
+        arrays: tuple[NDArray, NDArray] = (head.tissue, head.field_ppm)
+        for file, array in zip(files, arrays, strict=True):
             part = file.with_suffix(f".{os.getpid()}.part")
             with part.open("wb") as out:
                 np.save(out, array)

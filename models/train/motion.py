@@ -1,4 +1,4 @@
-"""A patient who moves between the shots of a scan: which lines each shot reads, how the head moves, what is measured."""
+"""A patient who moves between the shots of a scan: the lines of each shot, how the head moves, what is measured."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def random_movement(n_shots: int, rng: np.random.Generator, *, kind: str = "", s
     time = np.arange(n_shots) / max(n_shots - 1, 1)
     course = np.zeros(n_shots)
     if kind == "drift":
-        course = time**rng.uniform(0.6, 1.6)
+        course = time ** rng.uniform(0.6, 1.6)
     elif kind == "step":
         for _ in range(rng.integers(1, 4)):
             course = course + rng.choice([-1, 1]) * (time >= rng.uniform(0.05, 0.95))
@@ -59,7 +59,9 @@ def random_movement(n_shots: int, rng: np.random.Generator, *, kind: str = "", s
         for _ in range(rng.integers(1, 5)):
             course = course + (np.abs(time - rng.random()) < rng.uniform(0.5, 2.5) / n_shots)
     size = severity * rng.uniform(0.3, 1.0)
-    wobble = 0.0 if kind == "still" else 0.05 * size * rng.standard_normal((n_shots, 6)).cumsum(axis=0) / np.sqrt(n_shots)
+    wobble = (
+        0.0 if kind == "still" else 0.05 * size * rng.standard_normal((n_shots, 6)).cumsum(axis=0) / np.sqrt(n_shots)
+    )
     pose = size * course[:, None] * (np.array([1.5, 1.5, 3.0, 2.0, 1.0, 1.0]) * rng.normal(0, 0.6, 6)) + wobble
     return Movement(rotation_deg=pose[:, :3], shift_mm=pose[:, 3:])
 
@@ -102,7 +104,7 @@ def moving_kspace(
         )
     out = np.zeros((len(coils.maps), *matrix), np.complex64)
     for pose, rows in _poses(movement, shots):
-        moved = _moved(scene, movement.rotation_deg[pose], movement.shift_mm[pose])
+        moved = moved_scene(scene, movement.rotation_deg[pose], movement.shift_mm[pose])
         image = magnetisation(moved, protocol, [subject])[0] * coils.profile
         out[:, rows] = cropped_kspace(coils.maps * image, matrix)[:, rows]
     return out
@@ -116,7 +118,7 @@ def _poses(movement: Movement, shots: NDArray[np.int64]) -> list[tuple[int, NDAr
     return [(int(first[g]), np.flatnonzero(group[shots] == g)) for g in range(len(first))]
 
 
-def _moved(scene: Scene, rotation_deg: Sequence[float], shift_mm: Sequence[float]) -> Scene:
+def moved_scene(scene: Scene, rotation_deg: Sequence[float], shift_mm: Sequence[float]) -> Scene:
     """Return the scene with the head in another pose; texture and small vessels go with it in the plane."""
     plane = scene.plane
     moved = plane.moved(rotation_deg, shift_mm)

@@ -67,7 +67,9 @@ def random_scene(head: Head, plane: Plane, protocol: Protocol, rng: np.random.Ge
         lesions=random_lesions(head, plane, rng),
         grain=texture(shape, cell, rng) * np.float32(rng.uniform(0.8, 2.2)),
         vessels=vessel_parts(shape, cell, rng),
-        phase_rad=np.float32(rng.uniform(-np.pi, np.pi)) + _ramp(shape, rng) + 0.5 * smooth_field(shape, 70 / cell, rng),
+        phase_rad=np.float32(rng.uniform(-np.pi, np.pi))
+        + _ramp(shape, rng)
+        + 0.5 * smooth_field(shape, 70 / cell, rng),
         shading=(1 + strength * smooth_field(shape, 90 / cell, rng) + _bulge(shape, 0.8 * strength)).clip(0.5, 1.5),
         flow=flow(protocol, rng),
     )
@@ -141,7 +143,9 @@ def _state(drawn: F32, scene: Scene, protocol: Protocol, *, subject: Tissues) ->
         water, fat = _along_train((fast, slow, fat), _decays(scene.plane, protocol), (*_BASIS_S, subject.fat_t2_s))
     else:
         water = fast + slow
-    return water + _shifted(fat, fat_shift_voxels(protocol) * scene.plane.fine) * np.complex64(np.exp(1j * fat_phase_rad(protocol)))
+    return water + _shifted(fat, fat_shift_voxels(protocol) * scene.plane.fine) * np.complex64(
+        np.exp(1j * fat_phase_rad(protocol))
+    )
 
 
 def train_times(protocol: Protocol, n: int) -> NDArray[np.float64]:

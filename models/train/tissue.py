@@ -80,10 +80,22 @@ CHI_PPM = np.array([row[8] for row in _TABLE.values()])
 """Susceptibility against water of each tissue [ppm]."""
 HU = np.array([float(row[9]) for row in _TABLE.values()])
 """CT number of each tissue [HU]."""
-PARENCHYMA = (
-    "white cortex cerebellar_white cerebellar_cortex thalamus caudate putamen pallidum brainstem hippocampus amygdala "
-    "accumbens ventral_dc white_spots"
-).split()
+PARENCHYMA = [
+    "white",
+    "cortex",
+    "cerebellar_white",
+    "cerebellar_cortex",
+    "thalamus",
+    "caudate",
+    "putamen",
+    "pallidum",
+    "brainstem",
+    "hippocampus",
+    "amygdala",
+    "accumbens",
+    "ventral_dc",
+    "white_spots",
+]
 """Tissues in which lesions may lie."""
 _FAT_T1_MS, _FAT_T2_MS, _FAT_T2STAR_MS = (300.0, 370.0), (62.0, 68.0), (42.0, 30.0)
 _SPREAD_PD, _SPREAD_T1, _SPREAD_T2 = 0.03, 0.07, 0.08

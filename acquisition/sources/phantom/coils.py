@@ -54,10 +54,12 @@ class ReceiveArray:
     def _transverse(self, coil: int, points: NDArray[np.float64]) -> NDArray[np.complex128]:
         """Return B_x - i B_y of one loop at points (n, 3), arbitrary scale, shape (n,)."""
         middle, current = self._segments(coil)
-        away = points[:, None] - middle
-        field = np.cross(current, away) / (np.sqrt((away**2).sum(-1, keepdims=True) + _WIRE_MM**2) ** 3)
-        total = field.sum(1)
-        return total[:, 0] - 1j * total[:, 1]
+        x, y, z = (points[:, None] - middle).transpose(2, 0, 1)
+        square = x * x + y * y + z * z + _WIRE_MM**2
+        weight = 1 / (square * np.sqrt(square))
+        along_x, along_y, along_z = current.T
+        field_x, field_y = (along_y * z - along_z * y) * weight, (along_z * x - along_x * z) * weight
+        return field_x.sum(1) - 1j * field_y.sum(1)
 
     def _segments(self, coil: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return middles and current vectors of the straight pieces of one loop, both (segment, 3)."""
