@@ -124,6 +124,7 @@ EQUATIONS: Mapping[str, _Equation] = {
     "bssfp": _balanced,
 }
 """Kind of sequence -> signal per density, from protocol, T1, T2 and T2* [s]."""
+_FAT_IN_TRAINS = 2.0  # close refocusing pulses undo J-coupling: fat is bright, DOI 10.1002/jmri.1880040410
 TRAINS = ("tse", "ir_tse")
 """Kinds whose lines are read at different times of one train."""
 REFOCUSED = ("spin_echo", "tse", "ir_tse")
@@ -141,12 +142,13 @@ def signals(protocol: Protocol, subject: Tissues) -> Signals:
     _check(protocol)
     equation = EQUATIONS[protocol.kind]
     one = np.ones(1)
-    fat = equation(protocol, subject.fat_t1_s * one, subject.fat_t2_s * one, subject.fat_t2star_s * one)[0]
+    fat_t2_s = subject.fat_t2_s * (_FAT_IN_TRAINS if protocol.kind in TRAINS else 1.0)
+    fat = equation(protocol, subject.fat_t1_s * one, fat_t2_s * one, subject.fat_t2star_s * one)[0]
     return Signals(
         water=subject.pd * (1 - subject.fat) * equation(protocol, subject.t1_s, subject.t2_s, subject.t2star_s),
         fat=subject.pd * subject.fat * fat * protocol.fat_left,
         t2_s=subject.t2_s,
-        fat_t2_s=subject.fat_t2_s,
+        fat_t2_s=fat_t2_s,
     )
 
 

@@ -1,8 +1,8 @@
 """Noise of CT slices: photons in the projections, through the filter of the reconstruction, into the slice.
 
 Parallel beam. The variance of a line integral p behind N photons is ``e^p / N + s^2 e^2p / N^2`` with the electronic
-noise s; what must be added to full-dose data to make a part a of the dose: Yu et al., J Comput Assist Tomogr 2012;36:477,
-DOI 10.1097/RCT.0b013e318258e891.
+noise s; what must be added to full-dose data to make a part a of the dose: Yu et al., J Comput Assist Tomogr
+2012;36:477, DOI 10.1097/RCT.0b013e318258e891.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Training samples by number: the same number is the same sample, on any machine, in any order, in any worker.
 
 Each sample draws all its chance from ``(seed, kind, part, number)``. Heads and volumes are read when the first sample
-is asked for, heads as memory-mapped files of a scratch folder, so workers share them and nothing large is copied to them.
+is asked for, heads as memory-mapped files of a scratch folder, so workers share them and nothing large is copied to
+them.
 """
 
 from __future__ import annotations

@@ -69,8 +69,9 @@ def _at_point(
     """Fill `here` with what a point is worth; False in the air."""
     z, y, x, power = at
     n_z, n_y, n_x = tissue.shape
+    z = max(z, 0.0)  # below the last slice of the map the neck goes on
     z0, y0, x0 = int(np.floor(z)), int(np.floor(y)), int(np.floor(x))
-    if z0 < 0 or y0 < 0 or x0 < 0 or z0 >= n_z - 1 or y0 >= n_y - 1 or x0 >= n_x - 1:
+    if y0 < 0 or x0 < 0 or z0 >= n_z - 1 or y0 >= n_y - 1 or x0 >= n_x - 1:
         return False
     first = tissue[z0, y0, x0]
     if (

@@ -1,9 +1,10 @@
 """From the magnetisation to what receivers measure: coils, noise in SNR units, k-space cropped to the matrix.
 
 K-space is never padded: it is transformed from cells finer than the voxels and its middle is kept. Noise is coloured
-and shared between coils, then made white, as on the real way (`acquisition.noise`): behind that, samples of k-space have
-``E|n|^2 = 1`` in every coil and between coils nothing in common. All transforms are centred and orthonormal. An image
-in product units is divided by the noise of its real part: ``sqrt(1/2)`` without undersampling (`recon.mri.combine`).
+and shared between coils, then made white, as on the real way (`acquisition.noise`): behind that, samples of k-space
+have ``E|n|^2 = 1`` in every coil and between coils nothing in common. All transforms are centred and orthonormal. An
+image in product units is divided by the noise of its real part: ``sqrt(1/2)`` without undersampling
+(`recon.mri.combine`).
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Gadolinium: what a dose does to the tissues, and images of one head before, after a tenth and after all of it.
 
 ``1/T1 = 1/T1_0 + r1 C`` and ``1/T2 = 1/T2_0 + r2 C`` (and T2*). Relaxivities in blood at 37 degrees: Shen et al.,
-Invest Radiol 2015;50:330, DOI 10.1097/RLI.0000000000000132 (r1); r2 is 1.2 to 1.4 times r1 at 1.5 T, more at 3 T (Pintaske et
-al., Invest Radiol 2006;41:213, DOI 10.1097/01.rli.0000197668.44926.f7). Concentrations are those some minutes after 0.1
-mmol/kg: about 0.5 mM in blood (that dose in 0.2 l/kg of extracellular fluid), less where the agent leaks. None passes
-the blood-brain barrier of normal brain.
+Invest Radiol 2015;50:330, DOI 10.1097/RLI.0000000000000132 (r1); r2 is 1.2 to 1.4 times r1 at 1.5 T, more at 3 T
+(Pintaske et al., Invest Radiol 2006;41:213, DOI 10.1097/01.rli.0000197668.44926.f7). Concentrations are those some
+minutes after 0.1 mmol/kg: about 0.5 mM in blood (that dose in 0.2 l/kg of extracellular fluid), less where the agent
+leaks. None passes the blood-brain barrier of normal brain.
 """
 
 from __future__ import annotations

@@ -115,6 +115,7 @@ def _cleaned(found: Bytes) -> Bytes:
     largest = int(np.bincount(parts.ravel())[1:].argmax()) + 1
     box = tuple(slice(max(b.start - _MARGIN, 0), b.stop + _MARGIN) for b in ndimage.find_objects(parts)[largest - 1])
     found = np.where(parts[box] == largest, found[box], 0).astype(np.uint8)
+    found = found[_lowest(found) :]
     outside = np.isin(found, [NUMBER[n] for n in _OUTSIDE])
     outside[0], outside[-1], outside[:, 0], outside[:, -1], outside[..., 0], outside[..., -1] = (False,) * 6
     shifts = [(a, b, c) for a in (-1, 0, 1) for b in (-1, 0, 1) for c in (-1, 0, 1)]
@@ -126,6 +127,15 @@ def _cleaned(found: Bytes) -> Bytes:
     best = np.array([np.bincount(row).argmax() for row in around], np.uint8)
     out[tuple(at[lone].T)] = best
     return out
+
+
+def _lowest(found: Bytes) -> int:
+    """Return the first slice from below that is whole: where the map ends, the head may end obliquely."""
+    area = (found > 0).sum(axis=(1, 2)).astype(float)
+    above = np.array([area[z : z + 12].max() for z in range(len(area))])
+    whole = np.flatnonzero(area > 0.8 * above)
+    whole = whole[area[whole] > 0.3 * area.max()]
+    return int(whole[0]) if whole.size else 0
 
 
 def _divide_soft_tissue(found: Bytes, rng: np.random.Generator) -> None:

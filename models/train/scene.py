@@ -20,7 +20,7 @@ from models.train.contrast import (
     flow,
     signals,
 )
-from models.train.fields import smooth_field, texture, vessel_parts
+from models.train.fields import smooth_field, splined, texture, vessel_parts
 from models.train.labels import Head
 from models.train.tissue import NAMES, NUMBER, Tissues
 
@@ -53,6 +53,8 @@ class Scene:
     """Phase that does not come from the main field: receivers, eddy currents, (y, x) [rad]."""
     shading: F32
     """Transmit field's effect on the signal, about 1, (y, x)."""
+    end_mm: float
+    """How far below the brain's middle the coils end and half of the signal is left [mm]."""
     flow: dict[str, float]
     """Factor of the signal of moving blood: artery, vein."""
 
@@ -71,6 +73,7 @@ def random_scene(head: Head, plane: Plane, protocol: Protocol, rng: np.random.Ge
         + _ramp(shape, rng)
         + 0.5 * smooth_field(shape, 70 / cell, rng),
         shading=(1 + strength * smooth_field(shape, 90 / cell, rng) + _bulge(shape, 0.8 * strength)).clip(0.5, 1.5),
+        end_mm=float(rng.uniform(85, 105)),
         flow=flow(protocol, rng),
     )
 
@@ -98,18 +101,18 @@ def magnetisation(scene: Scene, protocol: Protocol, subjects: Sequence[Tissues])
     ndarray
         (state, y, x) on fine cells; fully relaxed water of density 1 gives 1.
     """
-    tables = [_table(protocol, subject, scene.flow) for subject in subjects]
+    plain = [signals(protocol, subject) for subject in subjects]
+    tables = [_table(protocol, *pair, moving=scene.flow) for pair in zip(subjects, plain, strict=True)]
     n = tables[0].shape[1]
     drawn = draw(scene.head, scene.plane, np.concatenate(tables, axis=1), lesions=scene.lesions)
     states = [
-        _state(drawn[n * s : n * (s + 1)], scene, protocol, subject=subject) for s, subject in enumerate(subjects)
+        _state(drawn[n * s : n * (s + 1)], scene, protocol, fat_t2_s=found.fat_t2_s) for s, found in enumerate(plain)
     ]
     return np.stack(states) * _smooth_factor(scene, protocol)
 
 
-def _table(protocol: Protocol, subject: Tissues, moving: dict[str, float]) -> NDArray:
+def _table(protocol: Protocol, subject: Tissues, plain: Signals, *, moving: dict[str, float]) -> NDArray:
     """Return what each tissue gives: water of fast and of slow decay, fat, change with texture, vessels' excess."""
-    plain = signals(protocol, subject)
     water = plain.water.copy()
     for name, factor in moving.items():
         water[NUMBER[name]] *= factor
@@ -136,11 +139,11 @@ def _slow_share(plain: Signals) -> NDArray:
     return np.clip((fast - 1 / plain.t2_s) / (fast - slow), 0, 1)
 
 
-def _state(drawn: F32, scene: Scene, protocol: Protocol, *, subject: Tissues) -> Complex:
+def _state(drawn: F32, scene: Scene, protocol: Protocol, *, fat_t2_s: float) -> Complex:
     fast = drawn[0] + scene.grain * drawn[3] + scene.vessels * drawn[4]
     slow, fat = drawn[1], drawn[2] * (1 + 0.07 * scene.grain)
     if protocol.kind in TRAINS:
-        water, fat = _along_train((fast, slow, fat), _decays(scene.plane, protocol), (*_BASIS_S, subject.fat_t2_s))
+        water, fat = _along_train((fast, slow, fat), _decays(scene.plane, protocol), (*_BASIS_S, fat_t2_s))
     else:
         water = fast + slow
     return water + _shifted(fat, fat_shift_voxels(protocol) * scene.plane.fine) * np.complex64(
@@ -189,7 +192,7 @@ def _shifted(image: NDArray, cells: float) -> NDArray:
 
 def _smooth_factor(scene: Scene, protocol: Protocol) -> Complex:
     """Return shading, phase and what gradient echoes lose where the field changes through the slice, (y, x)."""
-    magnitude, phase = scene.shading, scene.phase_rad
+    magnitude, phase = scene.shading * _fading(scene), scene.phase_rad
     if protocol.kind not in REFOCUSED:
         hz, slope = field_hz(scene.head, scene.plane, protocol.field_t)
         phase = phase + np.float32(2 * np.pi * protocol.te_s) * hz
@@ -197,3 +200,10 @@ def _smooth_factor(scene: Scene, protocol: Protocol) -> Complex:
     out = np.empty(phase.shape, np.complex64)
     out.real, out.imag = magnitude * np.cos(phase), magnitude * np.sin(phase)
     return out
+
+
+def _fading(scene: Scene) -> F32:
+    """Return how the signal ends in the neck, (y, x)."""
+    n = 24
+    z = scene.plane.room_mm(n)[..., 0]
+    return np.asarray(splined((1 / (1 + np.exp(-(z + scene.end_mm) / 8))).astype(np.float32), scene.plane.shape))
