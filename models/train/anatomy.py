@@ -19,14 +19,14 @@ from models.train.tissue import NAMES, NUMBER, PARENCHYMA
 Floats = NDArray[np.float64]
 F32 = NDArray[np.float32]
 
-ORIENTATIONS: dict[str, tuple[tuple[int, int, int], tuple[float, float]]] = {
-    "axial": ((0, 1, 2), (-42.0, 62.0)),
-    "axial_turned": ((0, 2, 1), (-42.0, 62.0)),
-    "coronal": ((1, 2, 0), (-70.0, 70.0)),
-    "sagittal": ((2, 1, 0), (-58.0, 58.0)),
+ORIENTATIONS: dict[str, tuple[int, int, int]] = {
+    "axial": (0, 1, 2),
+    "axial_turned": (0, 2, 1),
+    "coronal": (1, 2, 0),
+    "sagittal": (2, 1, 0),
 }
-"""Orientation -> which head axes (z, y, x) slice, phase and readout run along, and where slices lie [mm from the
-brain's middle]."""
+"""Orientation -> which head axes (z, y, x) slice, phase and readout run along."""
+_REACH = 0.88  # part of the brain within which slices lie
 _HOSTS = np.array([1.0 if name in PARENCHYMA else 0.0 for name in NAMES], np.float32)
 
 
@@ -94,12 +94,20 @@ class Lesions:
 
 
 def random_plane(
-    shape: tuple[int, int], cell_mm: float, rng: np.random.Generator, *, thickness_mm: float, orientation: str = ""
+    head: Head,
+    shape: tuple[int, int],
+    cell_mm: float,
+    *,
+    rng: np.random.Generator,
+    thickness_mm: float,
+    orientation: str = "",
 ) -> Plane:
     """Return a slice at a random place, oblique by up to 12 degrees, through a head of random shape.
 
     Parameters
     ----------
+    head
+        The head; the slice lies in its brain.
     shape, cell_mm
         Fine cells (y, x) and their side [mm].
     rng
@@ -117,11 +125,11 @@ def random_plane(
     orientation = orientation or str(rng.choice(list(ORIENTATIONS), p=(0.4, 0.2, 0.2, 0.2)))
     if orientation not in ORIENTATIONS:
         raise ConfigError("orientation", expected=f"one of {', '.join(ORIENTATIONS)}", got=repr(orientation))
-    axes, reach = ORIENTATIONS[orientation]
+    axes = ORIENTATIONS[orientation]
     tilt = Rotation.from_euler("xyz", np.clip(rng.normal(0, 5, 3), -12, 12), degrees=True).as_matrix()
     directions = np.eye(3)[list(axes)] * rng.choice([-1.0, 1.0], 3)[:, None] @ tilt
     centre = rng.normal(0, 4, 3)
-    centre[axes[0]] = rng.uniform(*reach)
+    centre[axes[0]] = rng.uniform(-_REACH, _REACH) * head.half[axes[0]]
     stretch = np.diag(1 / rng.normal(1.0, 0.035, 3).clip(0.92, 1.08)) + rng.normal(0, 0.015, (3, 3))
     stretch[:, 2] *= rng.choice([-1.0, 1.0])  # left and right are exchanged in half of all heads
     extent = max(shape) * cell_mm

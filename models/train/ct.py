@@ -45,7 +45,9 @@ class CtSample:
 
 def head_slice(head: Head, shape: tuple[int, int], rng: np.random.Generator, *, pixel_mm: float) -> F32:
     """Return a slice of a head (y, x) [HU]: grey and white matter, skull with marrow, lesions, calcifications."""
-    plane = random_plane(shape, pixel_mm, rng, thickness_mm=float(rng.choice([1.0, 2.0, 4.0])), orientation="axial")
+    plane = random_plane(
+        head, shape, pixel_mm, rng=rng, thickness_mm=float(rng.choice([1.0, 2.0, 4.0])), orientation="axial"
+    )
     values = HU * rng.normal(1, 0.03, len(HU)) + rng.normal(0, 1.5, len(HU)) * (np.abs(HU) < 200)
     values[NUMBER["air"]] = -1000.0
     bone = rng.uniform(0.75, 1.25)

@@ -36,7 +36,7 @@ FULL_DOSE_MM_PER_KG = 0.1
 _UPTAKE_MM: dict[str, tuple[float, float]] = {
     "artery": (0.40, 0.75),
     "vein": (0.40, 0.75),
-    "tumour": (0.10, 0.55),
+    "tumour": (0.12, 0.65),
     "necrosis": (0.0, 0.03),
     "infarct": (0.0, 0.12),
     "plaque": (0.0, 0.15),

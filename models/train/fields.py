@@ -34,7 +34,7 @@ def smooth_field(shape: tuple[int, int], length: float, rng: np.random.Generator
     """Return a random field (y, x) of about unit variance that changes over `length` cells."""
     n_knots = tuple(max(4, int(np.ceil(n / length)) + 2) for n in shape)
     knots = rng.standard_normal(n_knots, dtype=np.float32)
-    return np.asarray(splined(knots, shape)) * np.float32(1.27)  # between knots a spline of white noise is weaker
+    return np.asarray(splined(knots, shape)) * np.float32(1.055)  # between knots a spline of white noise is weaker
 
 
 def texture(shape: tuple[int, int], cell_mm: float, rng: np.random.Generator) -> F32:

@@ -79,7 +79,9 @@ class Head:
     field_ppm: NDArray[np.float32]
     """Shimmed field offset on every `FIELD_STEP`-th voxel [ppm], shape (z, y, x)."""
     centre: NDArray[np.float64]
-    """Middle of the brain [voxels], shape (3,)."""
+    """Middle of the box around the brain [voxels], shape (3,)."""
+    half: NDArray[np.float64]
+    """Half of the box's sides [voxels], shape (3,)."""
 
 
 def tissues_of(labels: NDArray, *, seed: int) -> Bytes:
@@ -115,7 +117,6 @@ def _cleaned(found: Bytes) -> Bytes:
     largest = int(np.bincount(parts.ravel())[1:].argmax()) + 1
     box = tuple(slice(max(b.start - _MARGIN, 0), b.stop + _MARGIN) for b in ndimage.find_objects(parts)[largest - 1])
     found = np.where(parts[box] == largest, found[box], 0).astype(np.uint8)
-    found = found[_lowest(found) :]
     outside = np.isin(found, [NUMBER[n] for n in _OUTSIDE])
     outside[0], outside[-1], outside[:, 0], outside[:, -1], outside[..., 0], outside[..., -1] = (False,) * 6
     shifts = [(a, b, c) for a in (-1, 0, 1) for b in (-1, 0, 1) for c in (-1, 0, 1)]
@@ -126,7 +127,7 @@ def _cleaned(found: Bytes) -> Bytes:
     around = around[lone]
     best = np.array([np.bincount(row).argmax() for row in around], np.uint8)
     out[tuple(at[lone].T)] = best
-    return out
+    return out[_lowest(out) :]
 
 
 def _lowest(found: Bytes) -> int:
@@ -218,13 +219,14 @@ def head_of(name: str, tissue: Bytes) -> Head:
     brain = np.isin(tissue, [NUMBER[n] for n in PARENCHYMA])
     if not brain.any():
         raise DataError(f"head {name}", expected="a brain", got="none of its tissues", action="choose another map")
-    return Head(name, tissue, field_of(tissue), _middle(tissue))
+    return Head(name, tissue, field_of(tissue), *_brain_box(tissue))
 
 
-def _middle(tissue: Bytes) -> NDArray[np.float64]:
-    """Return the middle of the box around the brain [voxels]."""
+def _brain_box(tissue: Bytes) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return middle and half sides of the box around the brain [voxels]."""
     brain = np.isin(tissue, [NUMBER[n] for n in PARENCHYMA]).astype(np.uint8)
-    return np.array([(b.start + b.stop - 1) / 2 for b in ndimage.find_objects(brain)[0]])
+    ends = np.array([(b.start, b.stop - 1) for b in ndimage.find_objects(brain)[0]], float)
+    return ends.mean(axis=1), (ends[:, 1] - ends[:, 0]) / 2
 
 
 def load_heads(part: str, *, data: Path, cache: Path) -> list[Head]:
@@ -262,4 +264,4 @@ def _cached(name: str, data: Path, cache: Path) -> Head:
                 np.save(out, array)
             part.replace(file)
     tissue = np.load(files[0], mmap_mode="r")
-    return Head(name, tissue, np.load(files[1]), _middle(tissue))
+    return Head(name, tissue, np.load(files[1]), *_brain_box(tissue))

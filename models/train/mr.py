@@ -92,7 +92,7 @@ def random_slice(head: Head, spec: MrSpec, rng: np.random.Generator) -> Slice:
     shape = tuple(2 * round(spec.fine * n / 2) for n in spec.matrix)
     fov = float(rng.uniform(*spec.fov_mm))
     thickness = float(rng.uniform(*spec.thickness_mm))
-    plane: Plane = random_plane((shape[0], shape[1]), fov / shape[0], rng, thickness_mm=thickness)
+    plane: Plane = random_plane(head, (shape[0], shape[1]), fov / shape[0], rng=rng, thickness_mm=thickness)
     coils = random_coils(plane, spec.n_coils, rng)
     profile = coils.profile ** np.float32(rng.uniform(0.3, 1.0))
     return Slice(
@@ -224,20 +224,22 @@ def _on_voxels(smooth: NDArray, matrix: tuple[int, int]) -> F32:
 
 def _regular(matrix: tuple[int, int], rng: np.random.Generator) -> tuple[NDArray[np.bool_], int]:
     r = int(rng.integers(2, 5))
-    lines = masks.regular(matrix[0], r, n_acs=int(rng.choice([16, 24, 32])))
+    lines = masks.regular(matrix[0], r, n_acs=min(int(rng.choice([16, 24, 32])), matrix[0] // 6))
     if rng.random() < 0.25:
         lines &= masks.partial_fourier(matrix[0], float(rng.uniform(0.65, 0.95)))
     return np.broadcast_to(lines[:, None], matrix).copy(), r
 
 
 def _random_lines(matrix: tuple[int, int], rng: np.random.Generator) -> tuple[NDArray[np.bool_], int]:
-    lines = masks.random_lines(matrix[0], float(rng.uniform(2, 5)), rng, n_acs=int(rng.choice([12, 16, 24])))
+    lines = masks.random_lines(
+        matrix[0], float(rng.uniform(2, 5)), rng, n_acs=min(int(rng.choice([12, 16, 24])), matrix[0] // 8)
+    )
     return np.broadcast_to(lines[:, None], matrix).copy(), 1
 
 
 def _discs(matrix: tuple[int, int], rng: np.random.Generator) -> tuple[NDArray[np.bool_], int]:
     r = float(rng.choice([3.0, 4.0, 6.0, 8.0]))
-    return masks.poisson_disc(matrix, r, seed=int(rng.integers(16)), n_acs=20), 1
+    return masks.poisson_disc(matrix, r, seed=int(rng.integers(16)), n_acs=min(20, matrix[0] // 8)), 1
 
 
 _MASKS: Mapping[str, Callable[[tuple[int, int], np.random.Generator], tuple[NDArray[np.bool_], int]]] = {

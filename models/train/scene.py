@@ -27,7 +27,8 @@ from models.train.tissue import NAMES, NUMBER, Tissues
 Complex = NDArray[np.complex64]
 F32 = NDArray[np.float32]
 
-_BASIS_S = (0.045, 0.5)  # decay times between which each tissue's decay along a train is shared
+_BASIS_S = (0.04, 0.07, 0.11, 0.5)  # decay times of which each tissue's decay along a train is made up
+_SHORTEST_S = 0.03  # what decays faster has no signal that late
 # How much a tissue varies in itself, against white matter; small vessels lie in it with this probability
 _ROUGH = {"csf": 0.2, "ventricle": 0.1, "vitreous": 0.1, "air": 0.0, "artery": 0.2, "vein": 0.2, "muscle": 2.2}
 _ROUGH |= {"fat": 1.5, "skin": 2.0, "marrow": 3.5, "mucosa": 3.5, "cortical_bone": 3.0, "tumour": 3.0, "oedema": 1.8}
@@ -67,13 +68,13 @@ def random_scene(head: Head, plane: Plane, protocol: Protocol, rng: np.random.Ge
         head=head,
         plane=plane,
         lesions=random_lesions(head, plane, rng),
-        grain=texture(shape, cell, rng) * np.float32(rng.uniform(0.8, 2.2)),
+        grain=texture(shape, cell, rng) * np.float32(rng.uniform(1.0, 2.6)),
         vessels=vessel_parts(shape, cell, rng),
         phase_rad=np.float32(rng.uniform(-np.pi, np.pi))
         + _ramp(shape, rng)
         + 0.5 * smooth_field(shape, 70 / cell, rng),
         shading=(1 + strength * smooth_field(shape, 90 / cell, rng) + _bulge(shape, 0.8 * strength)).clip(0.5, 1.5),
-        end_mm=float(rng.uniform(85, 105)),
+        end_mm=float(min(rng.uniform(85, 105), head.centre[0] + 6)),  # a map that ends higher ends the signal
         flow=flow(protocol, rng),
     )
 
@@ -112,15 +113,18 @@ def magnetisation(scene: Scene, protocol: Protocol, subjects: Sequence[Tissues])
 
 
 def _table(protocol: Protocol, subject: Tissues, plain: Signals, *, moving: dict[str, float]) -> NDArray:
-    """Return what each tissue gives: water of fast and of slow decay, fat, change with texture, vessels' excess."""
+    """Return what each tissue gives: change with texture, vessels' excess, fat, and water by its decay time."""
     water = plain.water.copy()
     for name, factor in moving.items():
         water[NUMBER[name]] *= factor
     change = (_varied(protocol, subject, 1.0).water - _varied(protocol, subject, -1.0).water) / 2
-    share = _slow_share(plain)
     vessel = np.array([_VESSELS.get(name, 0.0) for name in NAMES])
     blood = 0.5 * (water[NUMBER["artery"]] + water[NUMBER["vein"]])
-    return np.stack([water * (1 - share), water * share, plain.fat, change, vessel * (blood - water - plain.fat)], 1)
+    excess = vessel * (blood - water - plain.fat)
+    if protocol.kind not in TRAINS:
+        return np.stack([change, excess, plain.fat, water], axis=1)
+    shares = water[:, None] * _shares(protocol, plain.t2_s)
+    return np.concatenate([np.stack([change, excess, plain.fat], axis=1), shares], axis=1)
 
 
 def _varied(protocol: Protocol, subject: Tissues, by: float) -> Signals:
@@ -133,22 +137,32 @@ def _varied(protocol: Protocol, subject: Tissues, by: float) -> Signals:
     return signals(protocol, other)
 
 
-def _slow_share(plain: Signals) -> NDArray:
-    """Return which part of each tissue decays slowly: ``1/T2`` lies between the rates of the two."""
-    fast, slow = 1 / _BASIS_S[0], 1 / _BASIS_S[1]
-    return np.clip((fast - 1 / plain.t2_s) / (fast - slow), 0, 1)
+def _shares(protocol: Protocol, t2_s: NDArray) -> NDArray:
+    """Return how much of each basis decay makes up each tissue's, (tissue, basis): least squares over the train."""
+    times = np.linspace(*(f(train_times(protocol, 64)) for f in (np.min, np.max)), 24)  # type: ignore[call-overload]
+    basis = np.exp(-times[:, None] / np.array(_BASIS_S))
+    basis = np.concatenate([basis, np.full((1, len(_BASIS_S)), 10.0)])  # the effective echo counts most
+    out = np.empty((len(t2_s), len(_BASIS_S)))
+    for n, t2 in enumerate(np.maximum(t2_s, _SHORTEST_S)):
+        wanted = np.concatenate([np.exp(-times / t2), [10.0]])
+        weight = 1 / np.maximum(wanted, 0.1)
+        weight[-1] = 1.0
+        out[n] = np.linalg.lstsq(basis * weight[:, None], wanted * weight, rcond=1e-3)[0]
+    return out
 
 
 def _state(drawn: F32, scene: Scene, protocol: Protocol, *, fat_t2_s: float) -> Complex:
-    fast = drawn[0] + scene.grain * drawn[3] + scene.vessels * drawn[4]
-    slow, fat = drawn[1], drawn[2] * (1 + 0.07 * scene.grain)
+    more = scene.grain * drawn[0] + scene.vessels * drawn[1]
+    fat = drawn[2] * (1 + 0.07 * scene.grain)
     if protocol.kind in TRAINS:
-        water, fat = _along_train((fast, slow, fat), _decays(scene.plane, protocol), (*_BASIS_S, fat_t2_s))
+        times, middle = _decays(scene.plane, protocol), len(_BASIS_S) // 2
+        parts = [part + more if k == middle else part for k, part in enumerate(drawn[3:])]
+        water = sum(_weighed(part, times, t2) for part, t2 in zip(parts, _BASIS_S, strict=True))
+        fat = _weighed(fat, times, fat_t2_s)
     else:
-        water = fast + slow
-    return water + _shifted(fat, fat_shift_voxels(protocol) * scene.plane.fine) * np.complex64(
-        np.exp(1j * fat_phase_rad(protocol))
-    )
+        water = drawn[3] + more
+    phase = np.complex64(np.exp(1j * fat_phase_rad(protocol)))
+    return np.asarray(water + _shifted(fat, fat_shift_voxels(protocol) * scene.plane.fine) * phase, np.complex64)
 
 
 def train_times(protocol: Protocol, n: int) -> NDArray[np.float64]:
@@ -174,13 +188,10 @@ def _decays(plane: Plane, protocol: Protocol) -> NDArray[np.float64]:
     return np.asarray(fft.ifftshift(times))
 
 
-def _along_train(parts: tuple[F32, F32, F32], times: NDArray, t2_s: Sequence[float]) -> tuple[NDArray, NDArray]:
-    """Weigh the lines of k-space (y) of each part by its decay since the effective echo time; return water and fat."""
-    weighed = []
-    for part, t2 in zip(parts, t2_s, strict=True):
-        decay = np.exp(-times / t2)[:, None].astype(np.float32)
-        weighed.append(fft.ifft(fft.fft(part, axis=0) * decay, axis=0))
-    return weighed[0] + weighed[1], weighed[2]
+def _weighed(part: F32, times: NDArray, t2_s: float) -> NDArray:
+    """Weigh the lines of k-space (y) of a part by its decay since the effective echo time."""
+    decay = np.exp(-times / t2_s)[:, None].astype(np.float32)
+    return fft.ifft(fft.fft(part, axis=0) * decay, axis=0)
 
 
 def _shifted(image: NDArray, cells: float) -> NDArray:

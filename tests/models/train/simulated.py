@@ -37,9 +37,10 @@ def small_head() -> Head:
 def axial_plane(cells: int = 72, fov_mm: float = 104.0, seed: int = 3, thickness_mm: float = 2.0) -> Plane:
     """A slice near the middle of the head."""
     plane = random_plane(
+        small_head(),
         (cells, cells),
         fov_mm / cells,
-        np.random.default_rng(seed),
+        rng=np.random.default_rng(seed),
         thickness_mm=thickness_mm,
         orientation="axial",
     )
