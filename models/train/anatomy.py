@@ -107,13 +107,9 @@ def random_plane(
     Parameters
     ----------
     head
-        The head; the slice lies in its brain.
-    shape, cell_mm
-        Fine cells (y, x) and their side [mm].
-    rng
-        Draws it.
-    thickness_mm
-        Thickness of the slice [mm].
+        The slice lies in its brain.
+    shape, cell_mm, thickness_mm
+        Fine cells (y, x), their side and the slice's thickness [mm].
     orientation
         One of `ORIENTATIONS`; drawn when empty.
 

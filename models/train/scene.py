@@ -74,7 +74,7 @@ def random_scene(head: Head, plane: Plane, protocol: Protocol, rng: np.random.Ge
         + _ramp(shape, rng)
         + 0.5 * smooth_field(shape, 70 / cell, rng),
         shading=(1 + strength * smooth_field(shape, 90 / cell, rng) + _bulge(shape, 0.8 * strength)).clip(0.5, 1.5),
-        end_mm=float(min(rng.uniform(85, 105), head.centre[0] + 6)),  # a map that ends higher ends the signal
+        end_mm=float(min(rng.uniform(85, 105), head.centre[0] - 8)),  # where the map ends, so does the signal
         flow=flow(protocol, rng),
     )
 
@@ -217,4 +217,4 @@ def _fading(scene: Scene) -> F32:
     """Return how the signal ends in the neck, (y, x)."""
     n = 24
     z = scene.plane.room_mm(n)[..., 0]
-    return np.asarray(splined((1 / (1 + np.exp(-(z + scene.end_mm) / 8))).astype(np.float32), scene.plane.shape))
+    return np.asarray(splined((1 / (1 + np.exp(-(z + scene.end_mm) / 6))).astype(np.float32), scene.plane.shape))
