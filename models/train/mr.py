@@ -7,7 +7,7 @@ g-factor times what filters and normalisation leave.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,21 +114,27 @@ def unrolled_sample(head: Head, rng: np.random.Generator, spec: MrSpec | None = 
         (coil, y, x) complex64, unit norm; ``sigma`` (y, x) float32, noise of the real part of what least squares gives,
         in k-space's units; ``target`` (y, x) complex64, all lines combined with these maps, in k-space's units.
     """
+    return next(unrolled_samples(head, rng, spec))
+
+
+def unrolled_samples(head: Head, rng: np.random.Generator, spec: MrSpec | None = None) -> Iterator[Sample]:
+    """Yield scans of one slice without end, each with its own SNR, noise, lines and maps: drawing it costs the most."""
     spec = spec or MrSpec()
     drawn = random_slice(head, spec, rng)
     image = magnetisation(drawn.scene, drawn.protocol, [tissues(drawn.protocol.field_t, rng)])[0] * drawn.profile
-    clean = cropped_kspace(drawn.coils.maps * image, spec.matrix)
-    level = reference_level(np.abs(image)) / (_snr(spec, rng) * _REAL)
-    clean /= np.float32(level)
-    noisy = clean + whitened(receiver_noise(clean.shape, drawn.coils, rng), drawn.coils)
-    mask, r = _MASKS[str(rng.choice(list(_MASKS)))](spec.matrix, rng)
-    maps = drawn.maps
-    if rng.random() < spec.calibrated and np.any(mask.all(axis=1)):
-        maps = calibrated_maps(noisy, mask)
-    g = unfolding(maps, r)[0] if r > 1 else np.ones(spec.matrix, np.float32)
-    sigma = _REAL * g * np.float32(np.sqrt(masks.acceleration(mask)))
-    target = (maps.conj() * image_of(clean)).sum(0)
-    return {"kspace": noisy * mask, "mask": mask, "maps": maps, "sigma": sigma, "target": target}
+    object_ = cropped_kspace(drawn.coils.maps * image, spec.matrix)
+    level = reference_level(np.abs(image))
+    while True:
+        clean = object_ * np.float32(_snr(spec, rng) * _REAL / level)
+        noisy = clean + whitened(receiver_noise(clean.shape, drawn.coils, rng), drawn.coils)
+        mask, r = _MASKS[str(rng.choice(list(_MASKS)))](spec.matrix, rng)
+        maps = drawn.maps
+        if rng.random() < spec.calibrated and np.any(mask.all(axis=1)):
+            maps = calibrated_maps(noisy, mask)
+        g = unfolding(maps, r)[0] if r > 1 else np.ones(spec.matrix, np.float32)
+        sigma = _REAL * g * np.float32(np.sqrt(masks.acceleration(mask)))
+        target = (maps.conj() * image_of(clean)).sum(0)
+        yield {"kspace": noisy * mask, "mask": mask, "maps": maps, "sigma": sigma, "target": target}
 
 
 def calibrated_maps(kspace: NDArray, mask: NDArray[np.bool_]) -> Complex:
@@ -157,21 +163,28 @@ def denoise_sample(head: Head, rng: np.random.Generator, spec: MrSpec | None = N
     dict
         ``image`` and ``target`` (y, x) complex64, ``sigma`` (y, x) float32, all in units of the noise of a full scan.
     """
+    return next(denoise_samples(head, rng, spec))
+
+
+def denoise_samples(head: Head, rng: np.random.Generator, spec: MrSpec | None = None) -> Iterator[Sample]:
+    """Yield images of one slice without end, each with its own SNR, undersampling, filter and noise."""
     spec = spec or MrSpec()
     drawn = random_slice(head, spec, rng)
     image = magnetisation(drawn.scene, drawn.protocol, [tissues(drawn.protocol.field_t, rng)])[0] * drawn.profile
-    clean = image_of(cropped_kspace(image, spec.matrix))
-    clean *= np.float32(_snr(spec, rng) / reference_level(np.abs(clean)))
-    g, covariance = unfolding(drawn.maps, int(rng.choice([1, 2, 2, 3, 3, 4])))
-    window = random_window(spec.matrix, rng)
-    gain = np.float32(1 / np.sqrt((window**2).mean()))  # the product divides by the filter's gain, so white stays 1
-    noise = filtered(unfolded_noise(covariance, rng)[0], window * gain)
-    sigma = filtered_level(g, window * gain)
-    target = filtered(clean, window * gain)
-    if rng.random() < 0.4:  # evened out by what a reference scan saw
-        even = (1 / _on_voxels(drawn.profile, spec.matrix)).astype(np.float32)
-        target, noise, sigma = target * even, noise * even, sigma * even
-    return {"image": target + noise, "sigma": sigma, "target": target}
+    object_ = image_of(cropped_kspace(image, spec.matrix))
+    level, even = reference_level(np.abs(object_)), np.float32(1) / _on_voxels(drawn.profile, spec.matrix)
+    while True:
+        clean = object_ * np.float32(_snr(spec, rng) / level)
+        g, covariance = unfolding(drawn.maps, int(rng.choice([1, 2, 2, 3, 3, 4])))
+        window = random_window(spec.matrix, rng)
+        window /= np.float32(
+            np.sqrt((window**2).mean())
+        )  # the product divides by the filter's gain, so white noise stays 1
+        noise = filtered(unfolded_noise(covariance, rng)[0], window)
+        sigma, target = filtered_level(g, window), filtered(clean, window)
+        if rng.random() < 0.4:  # evened out by what a reference scan saw
+            target, noise, sigma = target * even, noise * even, sigma * even
+        yield {"image": target + noise, "sigma": sigma, "target": target}
 
 
 def gad_sample(head: Head, rng: np.random.Generator, spec: MrSpec | None = None) -> Sample:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,14 @@ from acquisition.errors import ConfigError
 from models.train import pet
 from models.train.dataset import KINDS, PARTS, Samples, Source
 from models.train.encode import image_of, kspace_of, white_noise
-from models.train.mr import calibrated_maps, denoise_sample, gad_sample, unrolled_sample
+from models.train.mr import (
+    calibrated_maps,
+    denoise_sample,
+    denoise_samples,
+    gad_sample,
+    unrolled_sample,
+    unrolled_samples,
+)
 from tests.models.train.simulated import SMALL, small_head
 from tests.models.train.test_pet import volume
 
@@ -109,6 +117,17 @@ def test_the_noise_of_a_denoise_sample_is_its_sigma() -> None:
     assert np.mean(ratio) == pytest.approx(1, abs=0.02)
     assert max(flat) > 0.1
     assert np.std(ratio) < 0.08
+
+
+def test_one_slice_can_be_measured_again_and_again() -> None:
+    first, second = islice(denoise_samples(small_head(), np.random.default_rng(3), SMALL), 2)
+    assert same(first, denoise_sample(small_head(), np.random.default_rng(3), SMALL))
+    assert not np.array_equal(first["image"], second["image"])
+    a, b = (np.abs(s["target"]) / np.abs(s["target"]).mean() for s in (first, second))
+    assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.9
+    one, other = islice(unrolled_samples(small_head(), np.random.default_rng(3), SMALL), 2)
+    assert same(one, unrolled_sample(small_head(), np.random.default_rng(3), SMALL))
+    assert not np.array_equal(one["kspace"], other["kspace"])
 
 
 def test_doses_have_independent_noise_and_one_anatomy() -> None:
