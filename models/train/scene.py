@@ -195,10 +195,14 @@ def _weighed(part: F32, times: NDArray, t2_s: float) -> NDArray:
 
 
 def _shifted(image: NDArray, cells: float) -> NDArray:
-    """Return an image moved along x by a number of cells, between whole ones linearly."""
-    whole = int(np.floor(cells))
-    part = np.float32(cells - whole)
-    return (1 - part) * np.roll(image, whole, -1) + part * np.roll(image, whole + 1, -1)
+    """Return an image moved along x by a number of cells, between whole ones linearly; nothing comes in at the ends."""
+    n = image.shape[-1]
+    at = np.arange(n) - cells
+    low = np.floor(at).astype(int)
+    part = (at - low).astype(np.float32)
+    out = (1 - part) * image[..., low.clip(0, n - 1)] + part * image[..., (low + 1).clip(0, n - 1)]
+    out[..., (low < 0) | (low >= n - 1)] = 0
+    return np.asarray(out)
 
 
 def _smooth_factor(scene: Scene, protocol: Protocol) -> Complex:

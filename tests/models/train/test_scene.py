@@ -191,6 +191,20 @@ def test_lines_decay_along_the_train(t2_s: float) -> None:
     assert lines[0] / lines[1] == pytest.approx(np.exp(-times / t2_s), rel=0.06)
 
 
+def test_fat_moves_along_the_readout_by_its_chemical_shift() -> None:
+    protocol = Protocol(
+        name="p", kind="spin_echo", field_t=3.0, tr_s=0.5, te_s=0.01, bandwidth_hz=3.4e-6 * 42.577e6 * 3 / 4
+    )
+    plane = straight(cells=72)
+    scene = plain_scene(plane, protocol)
+    subject = replace(tissues(3.0), pd=only("fat")[:, 0], fat=np.ones(len(NAMES)))
+    moved = np.abs(magnetisation(scene, protocol, [subject])[0])
+    still = np.abs(magnetisation(scene, replace(protocol, bandwidth_hz=1e12), [subject])[0])
+    assert still.max() > 0.1
+    assert moved[:, :-6] == pytest.approx(still[:, 6:], abs=1e-5)  # four voxels of one and a half cells
+    assert not moved[:, -6:].any()
+
+
 def test_early_echoes_go_outwards_from_the_middle() -> None:
     protocol = replace(random_protocol(np.random.default_rng(0), name="pd_tse"), te_s=0.01, n_echoes=8, spacing_s=0.01)
     times = train_times(protocol, 64)
