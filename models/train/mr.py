@@ -111,8 +111,9 @@ def unrolled_sample(head: Head, rng: np.random.Generator, spec: MrSpec | None = 
     -------
     dict
         ``kspace`` (coil, y, x) complex64, white noise, zero where nothing was measured; ``mask`` (y, x) bool; ``maps``
-        (coil, y, x) complex64, unit norm; ``sigma`` (y, x) float32, noise of the real part of what least squares gives,
-        in k-space's units; ``target`` (y, x) complex64, all lines combined with these maps, in k-space's units.
+        (coil, y, x) complex64, unit norm; ``sigma`` (y, x) float32, noise of the real part of what unregularised least
+        squares gives where every R-th line was measured, with a g-factor of 1 where the pattern is irregular;
+        ``target`` (y, x) complex64, all lines combined with these maps. All in k-space's units.
     """
     return next(unrolled_samples(head, rng, spec))
 
@@ -252,7 +253,7 @@ def _random_lines(matrix: tuple[int, int], rng: np.random.Generator) -> tuple[ND
 
 def _discs(matrix: tuple[int, int], rng: np.random.Generator) -> tuple[NDArray[np.bool_], int]:
     r = float(rng.choice([3.0, 4.0, 6.0, 8.0]))
-    return masks.poisson_disc(matrix, r, seed=int(rng.integers(16)), n_acs=min(20, matrix[0] // 8)), 1
+    return masks.poisson_disc(matrix, r, seed=int(rng.integers(16)), n_acs=min(20, matrix[0] // 8)).copy(), 1
 
 
 _MASKS: Mapping[str, Callable[[tuple[int, int], np.random.Generator], tuple[NDArray[np.bool_], int]]] = {

@@ -88,6 +88,21 @@ def test_what_the_image_does_not_explain_is_white_noise() -> None:
         assert np.median(np.abs(rest) ** 2) == pytest.approx(np.log(2), rel=0.1)  # of an exponential of mean 1
 
 
+def test_sigma_is_the_noise_of_least_squares(monkeypatch: pytest.MonkeyPatch) -> None:
+    def every_second(matrix: tuple[int, int], rng: np.random.Generator) -> tuple[np.ndarray, int]:
+        return np.broadcast_to((np.arange(matrix[0]) % 2 == 0)[:, None], matrix).copy(), 2
+
+    monkeypatch.setattr("models.train.mr._MASKS", {"second": every_second})
+    ratio = []
+    for seed in range(6):
+        s = unrolled_sample(small_head(), np.random.default_rng(seed), replace(SMALL, calibrated=0.0))
+        folded = 2 * image_of(s["kspace"])[:, :24]
+        sets = s["maps"].reshape(4, 2, 24, 48).transpose(2, 3, 0, 1)
+        found = (np.linalg.pinv(sets) @ folded.transpose(1, 2, 0)[..., None])[..., 0].transpose(2, 0, 1).reshape(48, 48)
+        ratio.append(np.median(np.abs((found - s["target"]).real / s["sigma"])) / 0.6745)
+    assert np.mean(ratio) == pytest.approx(1, abs=0.05)
+
+
 def test_true_maps_explain_the_scan_to_its_noise() -> None:
     spec = replace(SMALL, calibrated=0.0, snr=(1e4, 1e4 + 1))
     s = unrolled_sample(small_head(), np.random.default_rng(1), spec)
