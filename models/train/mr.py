@@ -68,6 +68,8 @@ class MrSpec:
     """What sequences are drawn from, names of `contrast.PROTOCOLS`."""
     calibrated: float = 0.5
     """Part of the samples whose coil maps come from noisy calibration lines; the others know the true ones."""
+    masks: tuple[str, ...] = ("regular", "random", "poisson")
+    """What undersampling is drawn from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -128,7 +130,7 @@ def unrolled_samples(head: Head, rng: np.random.Generator, spec: MrSpec | None =
     while True:
         clean = object_ * np.float32(_snr(spec, rng) * _REAL / level)
         noisy = clean + whitened(receiver_noise(clean.shape, drawn.coils, rng), drawn.coils)
-        mask, r = _MASKS[str(rng.choice(list(_MASKS)))](spec.matrix, rng)
+        mask, r = _MASKS[str(rng.choice(spec.masks))](spec.matrix, rng)
         maps = drawn.maps
         if rng.random() < spec.calibrated and np.any(mask.all(axis=1)):
             maps = calibrated_maps(noisy, mask)

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from acquisition.errors import ConfigError, one_of
+from models.unrolled import Problem
 
 RECIPES: dict[str, str] = {
     "ellipses": "models.train.ellipses:Ellipses",
+    "mr_unrolled": "models.train.unrolled:UnrolledMr",
 }
 """Name -> ``module:Class``; the name is that of the card."""
 
@@ -59,6 +61,8 @@ class Case:
     """Standard deviation of its noise (y, x), same unit."""
     inside: NDArray[np.bool_] | None = None
     """Where figures are taken (y, x); None: everywhere."""
+    problem: Problem | None = None
+    """The k-space behind it, for a network that works on that."""
 
 
 Split = Literal["training", "calibration", "test"]

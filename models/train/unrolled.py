@@ -1,0 +1,206 @@
+"""Recipe of the unrolled reconstruction of heads: simulated scans of 6 to 12 receivers, R from 2 to 8.
+
+A batch holds scans of one slice, each with lines, noise and SNR of its own, because drawing a slice costs the most.
+Lines along the readout fall apart into problems of one column each; so a patch is a few columns, and exact.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.train.dataset import Source
+from models.train.mr import MrSpec, Sample, unrolled_samples
+from models.train.recipe import Case, Setting, Split
+from models.unrolled import Problem
+from recon.mri.coilset import compression
+from recon.mri.espirit import espirit_maps
+from recon.mri.model import CartesianSense
+from recon.mri.pattern import central_region
+from recon.solve import cg
+
+DATA, CACHE = "ISOCENTER_DATA", "ISOCENTER_CACHE"
+"""Variables of the environment: folder of the data sets, scratch folder for the heads."""
+_MATRIX = {"lines": (192, 192), "discs": (144, 144)}
+_PATCH = 64  # columns
+_RECEIVERS = (6, 8, 12)
+_COILS, _ENERGY = 8, 0.995  # virtual coils
+_REGION = 24  # samples of the middle that maps are made from, as in the service
+_ESPIRIT = 0.7  # part of the scans with maps from their own middle; the others know the true ones
+_DISCS = 0.2  # part of the batches with irregular samples in both directions
+_ITERATIONS, _TOLERANCE, _DAMPING = 15, 1e-3, 0.01  # of CG-SENSE, as in `recon.mri.iterative`
+_SNR = (6.0, 150.0)
+_PARTS = ("training", "calibration", "test")
+
+
+class UnrolledMr:
+    """See the module."""
+
+    settings: Mapping[str, Setting] = {
+        "small": Setting(steps=8000, batch=4, rate=1e-3, cases=24, average=0.998, precision="bf16", workers=1),
+        "full": Setting(steps=60000, batch=16, rate=1e-3, cases=100, device="cuda", precision="bf16", workers=14),
+        "tiny": Setting(steps=2, batch=1, rate=1e-3, cases=24, average=0.5),
+    }
+
+    def card(self) -> dict[str, Any]:
+        """Return what a person says of it."""
+        heads = "SynthSeg label maps (heads {}), contrasts, coils and noise simulated"
+        rows = (("training", "01-10, 12, 13", 12), ("calibration", "11, 14", 24), ("test", "15, 16", 24))
+        return {
+            "title": "Unrolled reconstruction of undersampled Cartesian MRI of the head",
+            "intended_use": "Research only: a second image beside CG-SENSE, Cartesian scans of the head, R 2 to 8.",
+            "modality": "MR",
+            "anatomy": ["HEAD", "BRAIN"],
+            "sequences": [],
+            "input": {
+                "units": ["1"],
+                "kinds": ["complex"],
+                "matrix": [256, 256],
+                "ranges": {"snr": [3.0, 400.0], "voxel_mm": [0.7, 2.5]},
+            },
+            "network": {"name": "unrolled", "parameters": {"cascades": 5, "width": 64, "blocks": 2}},
+            "members": 1,
+            "training": {
+                "data": [
+                    {"name": heads.format(which), "licence": "Apache-2.0", "used_for": use, "items": n}
+                    for use, which, n in rows
+                ]
+            },
+            "limits": ["Trained on simulated heads alone.", "One set of coil maps: no wrapped field of view."],
+        }
+
+    def batch(self, chance: np.random.Generator, size: int) -> tuple[Tensor, Tensor]:
+        """Return scans of one slice, see `models.nets.unrolled.packed`, and their images of all lines without noise."""
+        kind = "discs" if chance.random() < _DISCS else "lines"
+        count = max(size // 2, 1) if kind == "discs" else size
+        made = []
+        for sample in islice(self._samples("training", kind, chance), count):
+            columns = slice(None) if kind == "discs" else _drawn(np.abs(sample["target"]), chance)
+            problem, truth = solved(sample, espirit=chance.random() < _ESPIRIT, columns=columns)
+            x, wanted = _filled(problem.packed()), torch.stack([truth.real, truth.imag])[None]
+            flip = kind == "lines" and chance.random() < 0.5  # samples along the readout would have to be mirrored, too
+            made.append((x.flip(2), wanted.flip(2)) if flip else (x, wanted))
+        return torch.cat([x for x, _ in made]), torch.cat([wanted for _, wanted in made])
+
+    def loss(self, estimate: Tensor, truth: Tensor, x: Tensor) -> Tensor:
+        """Return the error as a part of the start's, per scan: root mean square and mean magnitude, half and half.
+
+        Each scan counts alike, whatever its SNR and undersampling; 1 is no better than CG-SENSE.
+        """
+        after, before = (_errors(image, truth) for image in (estimate, x[:, : truth.shape[1]]))
+        return (after / before.clamp_min(1e-3)).mean()
+
+    def cases(self, split: Split, n: int) -> Iterator[Case]:
+        """Yield whole slices, every fifth with irregular samples in both directions."""
+        for index in range(n):
+            chance = np.random.default_rng([17, _PARTS.index(split), index])
+            kind = "discs" if index % 5 == 4 else "lines"
+            problem, truth = solved(next(self._samples(split, kind, chance)), espirit=True)
+            image = truth.numpy()
+            inside = np.abs(image) > 0.1 * np.percentile(np.abs(image), 99)
+            noise = np.full(image.shape, problem.noise, np.float32)
+            yield Case(problem.start.numpy(), image, noise, inside, problem)
+
+    @cached_property
+    def _sources(self) -> Mapping[str, Source]:
+        data = Path(os.environ.get(DATA, Path(__file__).resolve().parents[3] / "shared" / "data"))
+        cache = Path(os.environ.get(CACHE, Path.home() / ".cache" / "isocenter" / "heads"))
+        return {part: Source(part=part, data=data, cache=cache) for part in _PARTS}
+
+    def _samples(self, split: Split, kind: str, chance: np.random.Generator) -> Iterator[Sample]:
+        heads = self._sources[split].heads
+        masks = ("regular", "random") if kind == "lines" else ("poisson",)
+        receivers = int(chance.choice(_RECEIVERS))
+        spec = MrSpec(calibrated=0.0, masks=masks, snr=_SNR, matrix=_MATRIX[kind], n_coils=receivers)
+        return unrolled_samples(heads[int(chance.integers(len(heads)))], chance, spec)
+
+
+def solved(sample: Sample, *, espirit: bool, columns: slice = slice(None)) -> tuple[Problem, Tensor]:
+    """Return what the network gets of a simulated scan, and the truth (a, b): readout, phase encoding.
+
+    Parameters
+    ----------
+    sample
+        See `models.train.mr.unrolled_sample`; with its true maps.
+    espirit
+        Whether the maps come from the scan's middle, as the service's do; else the true ones.
+    columns
+        Which columns of the readout; all of them where samples are irregular along it.
+    """
+    mask, kspace, true = (torch.from_numpy(sample[name]) for name in ("mask", "kspace", "maps"))
+    rows, middle = central_region(sample["mask"])
+    region = kspace[:, rows, middle]
+    few = compression(region, _ENERGY)[:_COILS]
+    known = torch.einsum("vc,cyx->vyx", few, true)
+    if espirit:
+        region = torch.einsum("vc,cyx->vyx", few, _cut(region))
+        maps = espirit_maps(region, tuple(true.shape[1:]), crop=0.9).maps[0]
+    else:
+        maps = known / known.abs().square().sum(0).sqrt().clamp_min(1e-6)
+    truth = (maps.conj() * known).sum(0) * torch.from_numpy(sample["target"])
+    measured = torch.einsum("vc,cyx->vyx", few, kspace)
+    seen = mask
+    if bool((mask == mask[:, :1]).all()):
+        measured, seen = _hybrid(measured), mask[:, :1]
+    maps, measured, truth, seen = (t.mT for t in (maps, measured, truth, seen))
+    if len(seen) == 1:
+        maps, measured, truth = (t[..., columns, :] for t in (maps, measured, truth))
+    return problem_of(maps.contiguous(), measured.contiguous(), seen), truth.contiguous()
+
+
+def problem_of(maps: Tensor, kspace: Tensor, mask: Tensor, *, level: float = 1.0) -> Problem:
+    """Return what the network gets, from maps and k-space (coil, a, b) and the mask (a, b), or (1, b) for lines."""
+    model = CartesianSense(maps[None], mask, (-1,) if len(mask) == 1 else (-2, -1))
+    data = model.centre_first(kspace) * model.mask
+    rhs = model.adjoint(data)
+    start = cg(model.gram, rhs, n_iterations=_ITERATIONS, tolerance=_TOLERANCE, damping=_DAMPING).x
+    return Problem(
+        start=model.centre_middle(start)[0],
+        rhs=model.centre_middle(rhs)[0],
+        mask=model.mask.expand(maps.shape[1:]),
+        maps=maps,
+        level=level,
+        energy=float(data.abs().square().sum()),
+    )
+
+
+def _drawn(brightness: np.ndarray, chance: np.random.Generator) -> slice:
+    """Return some columns that show something."""
+    profile = brightness.mean(axis=0)
+    bright = np.flatnonzero(profile > 0.1 * profile.max())
+    first = int(chance.integers(bright[0] - _PATCH // 4, max(bright[-1] - 3 * _PATCH // 4, bright[0]) + 1))
+    first = min(max(first, 0), len(profile) - _PATCH)
+    return slice(first, first + _PATCH)
+
+
+def _cut(region: Tensor) -> Tensor:
+    """Return the middle of (coil, y, x) that maps are made from."""
+    sides = [max((n - _REGION) // 2, 0) for n in region.shape[1:]]
+    return region[:, sides[0] : region.shape[1] - sides[0], sides[1] : region.shape[2] - sides[1]].contiguous()
+
+
+def _hybrid(kspace: Tensor) -> Tensor:
+    """Transform (coil, y, x) along the readout."""
+    shifted = torch.fft.ifftshift(kspace, dim=-1)
+    return torch.fft.fftshift(torch.fft.ifft(shifted, dim=-1, norm="ortho"), dim=-1)
+
+
+def _filled(x: Tensor) -> Tensor:
+    """Add coils that see nothing, so that all scans of a batch have as many."""
+    head, (real, imag) = x[:, :6], x[:, 6:].chunk(2, dim=1)
+    nothing = x.new_zeros((1, _COILS - real.shape[1], *x.shape[2:]))
+    return torch.cat([head, real, nothing, imag, nothing], dim=1)
+
+
+def _errors(image: Tensor, truth: Tensor) -> Tensor:
+    """Return the root mean square and the mean magnitude of the error of each (n, 2)."""
+    power = (image - truth).square().sum(1).flatten(1)
+    return torch.stack([(power.mean(1) + 1e-8).sqrt(), (power + 1e-8).sqrt().mean(1)], dim=1)
