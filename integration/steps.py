@@ -91,6 +91,7 @@ STEPS: dict[str, str] = {
     "map.field": "recon.mri.echoes:FieldHz",
     "map.perfusion": "recon.mri.perfusion:PerfusionMap",
     "model.denoise": "models.denoise:Denoise",
+    "model.unrolled": "models.unrolled:Unrolled",
     "check.ghost": "recon.mri.epi:CheckGhost",
     "check.image": "recon.checks:CheckImage",
     "check.ct_centre": "acquisition.ct_checks:CheckCentre",

@@ -138,14 +138,17 @@ class Enhance:
             made = self._made(image, self._ready)
         except IsocenterError as error:
             made = Refusal("engine", f"the network failed: {error}")
-        took = time.monotonic() - start
-        if took > self.longest_s:
-            self._never = Refusal("late", f"the network took {took:.1f} s", took, self.longest_s, "s")
+        self._watch(time.monotonic() - start)
         if isinstance(made, Refusal):
             self._refuse(made)
             return
         self._done += 1
         yield from made
+
+    def _watch(self, took: float) -> None:
+        """Give the network up for the rest of the scan where it took too long [s]."""
+        if took > self.longest_s:
+            self._never = Refusal("late", f"the network took {took:.1f} s", took, self.longest_s, "s")
 
     def _made(self, image: Image, ready: Estimator) -> tuple[Image, ...] | Refusal:
         """Return the enhanced image and its uncertainty, or why there are none."""
@@ -177,23 +180,12 @@ class Enhance:
 
     def _images(self, image: Image, data: NDArray, width: Floats, *verdicts: Verdict) -> tuple[Image, ...]:
         assert self._ready is not None
-        card = self._ready.card
-        record = Enhancement(
-            card=card.name,
-            version=card.version,
-            sha256=card.weights.sha256,
-            strength=self.strength,
-            engine=self._ready.engine.name,
-        )
-        told = {
-            "DeepLearning": "true",
-            "DeepLearningDetails": f"{card.name} {card.version}, strength {self.strength:g}",
-        }
+        network, told = record(self._ready, self.strength)
         enhanced = replace(
             image,
             data=data.reshape(image.data.shape),
             output=self.output,
-            provenance=replace(image.provenance, network=record),
+            provenance=replace(image.provenance, network=network),
             verdicts=(*image.verdicts, *verdicts),
             attributes={**image.attributes, **told},
         )
@@ -207,6 +199,20 @@ class Enhance:
     def _refuse(self, refusal: Refusal) -> None:
         first, n = self._refused.get(refusal.cause, (refusal, 0))
         self._refused[refusal.cause] = (first, n + 1)
+
+
+def record(ready: Estimator, strength: float) -> tuple[Enhancement, dict[str, str]]:
+    """Return what is told of a network that changed an image: for its provenance, and as MRD attributes."""
+    card = ready.card
+    network = Enhancement(
+        card=card.name,
+        version=card.version,
+        sha256=card.weights.sha256,
+        strength=strength,
+        engine=ready.engine.name,
+    )
+    details = f"{card.name} {card.version}, strength {strength:g}"
+    return network, {"DeepLearning": "true", "DeepLearningDetails": details}
 
 
 def blended(conventional: NDArray, network: NDArray, strength: float) -> NDArray:

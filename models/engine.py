@@ -177,7 +177,7 @@ class OpenVino(_Prepared):
         return result.copy()
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)  # an unrolled network is several
 def _compiled(network: nn.Module, shape: Shape, precision: Precision) -> Any:
     """Return the compiled network; the next scan of this shape finds it ready."""
     openvino = _openvino()

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.card import Card
-from models.engine import TorchCpu, available, engine
+from models.engine import available
 from models.estimate import Estimator, Floats
 from models.load import load
+from models.problem import Reconstructor, estimator_of, halved
 
 _SNR = 50.0  # where the card does not limit it
 _RUNS = 3
@@ -61,14 +62,14 @@ def compared(path: Path, engines: Sequence[str] = ()) -> Iterator[Comparison]:
     """
     loaded = load(path)
     data, noise = example(loaded.card)
-    judge = Estimator(loaded, TorchCpu(loaded.network, precision="f32")).estimate(data, noise).data
+    judge = _made(estimator_of(loaded, "torch"), data, noise)
     for name in engines or available():
-        made = Estimator(loaded, engine(name, loaded.network, precision=loaded.card.network.precision))
+        made = estimator_of(loaded, name)
         made.prepare(data.shape)
         times = []
         for _ in range(_RUNS):
             start = time.perf_counter()
-            result = made.estimate(data, noise).data
+            result = _made(made, data, noise)
             times.append(time.perf_counter() - start)
         yield Comparison(
             card=loaded.card.name,
@@ -80,6 +81,12 @@ def compared(path: Path, engines: Sequence[str] = ()) -> Iterator[Comparison]:
             run_ms=1000 * float(np.median(times)),
             matrix=data.shape,
         )
+
+
+def _made(estimator: Estimator, data: NDArray, noise: Floats) -> NDArray:
+    if isinstance(estimator, Reconstructor):
+        return estimator.solved(halved(data, float(np.median(noise)))).data
+    return estimator.estimate(data, noise).data
 
 
 def example(card: Card) -> tuple[NDArray, Floats]:

@@ -16,6 +16,8 @@ from acquisition.errors import ConfigError
 
 _TILE = 32  # channels: the width of the matrix units of GPUs and of AMX
 _SEEN = 5  # planes that a stage looks at: image and misfit, real and imaginary, and the noise
+STAGE_INPUT = 4 * _SEEN
+"""Channels of a stage's input in front of the features: four pixels side by side of each plane."""
 HEAD = 6
 """Channels of the input in front of the coil maps: start (2), noise, right-hand side (2), mask."""
 
@@ -71,19 +73,29 @@ class Stage(nn.Module):
 
     def __init__(self, width: int, blocks: int) -> None:
         super().__init__()
-        self.head = nn.Conv2d(4 * _SEEN, width, 3, padding=1, bias=False)
-        self.blocks = nn.ModuleList(
-            nn.ModuleList(nn.Conv2d(width, width, 3, padding=1, bias=False) for _ in range(2)) for _ in range(blocks)
-        )
+        self.head = nn.Conv2d(STAGE_INPUT, width, 3, padding=1, bias=False)
+        self.blocks = nn.ModuleList(_Residual(width) for _ in range(blocks))
         self.tail = nn.Conv2d(width, 8, 3, padding=1, bias=False)
         nn.init.zeros_(self.tail.weight)
 
     def forward(self, x: Tensor) -> Tensor:  # (n, 20 + width, a / 2, b / 2)
         """Return the correction, four pixels side by side, and the features (n, 8 + width, a / 2, b / 2)."""
-        features = x[:, 4 * _SEEN :] + self.head(x[:, : 4 * _SEEN])
-        for one, two in self.blocks:  # type: ignore[misc]
-            features = features + two(torch.relu(one(features)))
+        features = x[:, STAGE_INPUT:] + self.head(x[:, :STAGE_INPUT])
+        for block in self.blocks:
+            features = block(features)
         return torch.cat([self.tail(features), features], dim=1)
+
+
+class _Residual(nn.ModuleList):
+    """``x + conv(relu(conv(x)))``."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(nn.Conv2d(width, width, 3, padding=1, bias=False) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the block's output, as large as its input."""
+        out: Tensor = x + self[1](torch.relu(self[0](x)))
+        return out
 
 
 def packed(start: Tensor, noise: Tensor, rhs: Tensor, *, mask: Tensor, maps: Tensor) -> Tensor:
@@ -147,4 +159,4 @@ def _planes(image: Tensor) -> tuple[Tensor, Tensor]:
     return image.real, image.imag
 
 
-__all__ = ["HEAD", "Stage", "Unrolled", "gram", "half", "packed", "parted", "seen", "unpacked"]
+__all__ = ["HEAD", "STAGE_INPUT", "Stage", "Unrolled", "gram", "half", "packed", "parted", "seen", "unpacked"]

@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from acquisition.errors import ConfigError, IsocenterError
-from models.engine import engine
-from models.estimate import Estimator
 from models.load import load
 from models.nets import build
+from models.problem import estimator_of
 from models.train.loop import Training
 from models.train.publish import Run, covered, measured, publish
 from models.train.recipe import recipe, setting
@@ -63,13 +62,13 @@ def evaluate(options: argparse.Namespace) -> int:
     """Measure a card's network on its test images again, on the engine that is asked for; print JSON."""
     loaded = load(options.card)
     of = recipe(loaded.card.training.recipe)
-    estimator = Estimator(loaded, engine(options.engine, loaded.network, precision=loaded.card.network.precision))
+    estimator = estimator_of(loaded, options.engine)
     cases = list(of.cases("test", options.cases))
     report = {
         "card": loaded.card.name,
         "version": loaded.card.version,
         "engine": estimator.engine.name,
-        "metrics": measured(cases, estimator.estimate, where=loaded.card.training.recipe),
+        "metrics": measured(cases, estimator, where=loaded.card.training.recipe),
         "covered": covered(cases, estimator),
         "coverage": loaded.card.uncertainty.coverage,
     }

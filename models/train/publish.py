@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
@@ -17,11 +17,11 @@ from torch import nn
 
 from acquisition.errors import LimitError
 from models.card import FILE, MAX_WEIGHTS, Card, parse_card
-from models.consistency import BLOCK, residual
-from models.engine import TorchCpu
+from models.consistency import BLOCK, Residual, residual
 from models.estimate import Estimate, Estimator
 from models.load import Loaded, packed
 from models.ood import Statistics, features, fitted
+from models.problem import Reconstructor, estimator_of
 from models.train.figures import FIGURES, interval
 from models.train.loop import Trained
 from models.train.recipe import Case, Recipe, Setting
@@ -79,7 +79,7 @@ def publish(trained: Trained, recipe: Recipe, run: Run, folder: Path) -> Card:
     statistics = fitted(np.stack(fit))
     estimator = _estimator(card, trained.network, statistics)
     document |= calibrated(list(recipe.cases("calibration", run.setting.cases)), estimator)
-    document["metrics"] = measured(list(recipe.cases("test", run.setting.cases)), estimator.estimate, where=run.recipe)
+    document["metrics"] = measured(list(recipe.cases("test", run.setting.cases)), estimator, where=run.recipe)
     data = packed(trained.network, statistics)
     if len(data) > MAX_WEIGHTS:
         raise LimitError(where, expected=f"weights of at most {MAX_WEIGHTS} bytes", got=str(len(data)))
@@ -114,9 +114,9 @@ def provisional(recipe: Recipe, run: Run, trained: Trained) -> dict[str, Any]:
 
 def calibrated(cases: Sequence[Case], estimator: Estimator) -> dict[str, Any]:
     """Return the card's limits, from images that training never saw."""
-    estimates = [estimator.estimate(c.measured, c.noise) for c in cases]
+    estimates = [estimated(estimator, c) for c in cases]
     scores = [estimator.statistics.score(features(c.measured, float(np.median(c.noise)))) for c in cases]
-    changes = [residual(c.measured, e.data, c.noise) for c, e in zip(cases, estimates, strict=True)]
+    changes = [_change(c, e) for c, e in zip(cases, estimates, strict=True)]
     ratios = [_ratio(c, e) for c, e in zip(cases, estimates, strict=True)]
     card = estimator.card
     bounds = {}
@@ -144,14 +144,19 @@ def largest_of_noise(matrix: tuple[int, ...]) -> float:
     return NormalDist().inv_cdf(1 - _FALSE_ALARM / blocks)
 
 
-def measured(
-    cases: Sequence[Case], estimate: Callable[[NDArray, NDArray], Estimate], *, where: str
-) -> list[dict[str, Any]]:
+def estimated(estimator: Estimator, case: Case) -> Estimate:
+    """Return what a network makes of a case, from its image or from its k-space."""
+    if case.problem is not None and isinstance(estimator, Reconstructor):
+        return estimator.solved(case.problem)
+    return estimator.estimate(case.measured, case.noise)
+
+
+def measured(cases: Sequence[Case], estimator: Estimator, *, where: str) -> list[dict[str, Any]]:
     """Return the card's metrics: figures of the network's images and of the conventional ones."""
     rows: dict[str, list[tuple[float, float]]] = {name: [] for name in FIGURES}
     for case in cases:
         inside = np.ones(case.truth.shape, bool) if case.inside is None else case.inside
-        network = estimate(case.measured, case.noise).data
+        network = estimated(estimator, case).data
         for name, (function, _) in FIGURES.items():
             rows[name].append((function(network, case.truth, inside), function(case.measured, case.truth, inside)))
     found = []
@@ -174,8 +179,14 @@ def measured(
 
 def covered(cases: Sequence[Case], estimator: Estimator) -> float:
     """Return the part of the pixels whose truth lies within the uncertainty, at strength 1."""
-    ratios = [_ratio(c, estimator.estimate(c.measured, c.noise)) for c in cases]
+    ratios = [_ratio(c, estimated(estimator, c)) for c in cases]
     return float(np.mean(np.concatenate(ratios) <= estimator.card.uncertainty.factor))
+
+
+def _change(case: Case, estimate: Estimate) -> Residual:
+    if case.problem is None:
+        return residual(case.measured, estimate.data, case.noise)
+    return case.problem.residual(torch.from_numpy(estimate.data))
 
 
 def _ratio(case: Case, estimate: Estimate) -> NDArray:
@@ -186,7 +197,7 @@ def _ratio(case: Case, estimate: Estimate) -> NDArray:
 
 
 def _estimator(card: Card, network: nn.Module, statistics: Statistics) -> Estimator:
-    return Estimator(Loaded(card, network, statistics), TorchCpu(network, precision="f32"))
+    return estimator_of(Loaded(card, network, statistics), "torch")
 
 
 def _processor(device: str) -> str:

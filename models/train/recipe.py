@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from acquisition.errors import ConfigError, one_of
-from models.unrolled import Problem
+from models.problem import Problem
 
 RECIPES: dict[str, str] = {
     "ellipses": "models.train.ellipses:Ellipses",

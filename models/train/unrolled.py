@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.problem import Problem
 from models.train.dataset import Source
 from models.train.mr import MrSpec, Sample, unrolled_samples
 from models.train.recipe import Case, Setting, Split
-from models.unrolled import Problem
 from recon.mri.coilset import compression
 from recon.mri.espirit import espirit_maps
 from recon.mri.model import CartesianSense
@@ -61,7 +61,7 @@ class UnrolledMr:
             "anatomy": ["HEAD", "BRAIN"],
             "sequences": [],
             "input": {
-                "units": ["1"],
+                "units": ["1", "a.u."],
                 "kinds": ["complex"],
                 "matrix": [256, 256],
                 "ranges": {"snr": [3.0, 400.0], "voxel_mm": [0.7, 2.5]},

@@ -93,12 +93,14 @@ class _ToImage:
             grid=grid,
             unit="rad" if self.kind == "phase" else "1" if whitened else "a.u.",
             kind=KINDS[self.kind],
+            output=frame.output,
             position=frame.key.position,
-            provenance=Provenance(notes=notes),
+            provenance=Provenance(notes=notes, network=frame.network),
             verdicts=(*frame.verdicts, *verdicts, *_aliased(frame, space)),
             time_stamp=int(head["time_stamp"]),
             last_readout_s=frame.last_readout_s,
             table_position_mm=(*(float(v) for v in head["table_position"]),),  # type: ignore[arg-type]
+            attributes=frame.attributes,
         )
 
     def _coil_images(self, kspace: Tensor, space: Space) -> Tensor:

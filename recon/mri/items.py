@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from acquisition.items import Position
+from acquisition.items import Enhancement, Position
 from acquisition.verdict import Verdict
 
 
@@ -62,6 +62,12 @@ class Frame:
     """What was found so far."""
     notes: Mapping[str, str] = field(default_factory=dict)
     """Facts for the image's provenance."""
+    output: str = "conventional"
+    """Name of the result that its image belongs to."""
+    network: Enhancement | None = None
+    """The network that changed it."""
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    """MRD attributes of its image."""
     release: Callable[[], None] = lambda: None
     """Gives the memory back for the next frame."""
 

@@ -92,8 +92,7 @@ class _Iterative(CoilOptions):
         resize, n_k1, n = kernel("resize"), kspace.shape[2], coils.maps.shape[3]
         data = resize(torch.einsum("vc,cyx->vxy", coils.compression, kspace[:, 0]), n, 2)
         solved, energy = self._problem(coils.maps, resize(mask, n, 1), data=data, axes=(-1,), level=level)
-        full = resize(kernel("centred_fft")(solved, (2,)), n_k1, 2)
-        return full.transpose(1, 2)[:, None], _misfit([energy])
+        return lines_of(solved, n_k1), _misfit([energy])
 
     def _volume(self, kspace: Tensor, coils: Coils, *, mask: Tensor, level: float) -> tuple[Tensor, float]:
         """Solve for each x of a volume; return k-space (set, k2, k1, x) and the relative misfit."""
@@ -104,7 +103,7 @@ class _Iterative(CoilOptions):
             data = resized(torch.einsum("vc,czy->vzy", coils.compression, kspace[..., x]), grid)
             if data.any():
                 solved, energy = self._problem(coils.maps[x], mask, data=data, axes=(-2, -1), level=level)
-                out[..., x] = resized(kernel("centred_fft")(solved, (1, 2)), kspace.shape[1:3])
+                out[..., x] = plane_of(solved, kspace.shape[1:3])
                 energies.append(energy)
         return out, _misfit(energies)
 
@@ -118,7 +117,11 @@ class _Iterative(CoilOptions):
         solution = self._solve(model, rhs, level * math.sqrt(float(mask.double().mean()))).x
         total = inner(data, data)
         unexplained = total + inner(solution, model.gram(solution) - 2 * rhs)
+        self._keep(model, rhs, solution, level=level, energy=total)
         return model.centre_middle(solution), (unexplained, total)
+
+    def _keep(self, model: CartesianSense, rhs: Tensor, solution: Tensor, *, level: float, energy: float) -> None:
+        """Look at a solved plane, in the model's layout; for a method that goes on from there."""
 
     def _told(self, frame: Frame, kspace: Tensor, *, n_coils: int, misfit: float) -> Frame:
         poor = misfit > self.flag_above
@@ -263,6 +266,17 @@ class TvSense(_Iterative):
     def _solve(self, model: CartesianSense, rhs: Tensor, noise: float) -> Solution:
         prior: Prox = TotalVariation(self.weight * noise)
         return fista(model.gram, rhs, prior, step=1.0, n_iterations=self.n_iterations)
+
+
+def lines_of(solved: Tensor, n_k1: int) -> Tensor:
+    """Return the hybrid k-space (set, 1, k1, x) of solved slices (set, x, k1 axis)."""
+    full = kernel("resize")(kernel("centred_fft")(solved, (2,)), n_k1, 2)
+    return full.transpose(1, 2)[:, None]
+
+
+def plane_of(solved: Tensor, grid: Sequence[int]) -> Tensor:
+    """Return k-space (set, k2, k1) of solved planes (set, k2 axis, k1 axis)."""
+    return resized(kernel("centred_fft")(solved, (1, 2)), grid)
 
 
 def _misfit(energies: Sequence[tuple[float, float]]) -> float:
