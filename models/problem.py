@@ -60,18 +60,16 @@ class Problem:
         return math.sqrt(max(self.energy + float(part), 0.0) / self._samples) / self.level
 
     def residual(self, image: Tensor) -> Residual:
-        """Return how far an image (a, b) is from CG-SENSE's where k-space was measured.
+        """Return how much worse an image (a, b) explains the measured k-space than CG-SENSE's does.
 
-        Both are measured again. The root mean square is that of the samples; truth and least squares differ there by
-        noise alone, which has 1. The largest block is one of ``A^H A`` of the change: something invented or lost
-        stands out of the noise there, unless no sample sees it.
+        The root mean square is what of the samples it leaves unexplained beyond that; truth and least squares differ
+        by noise alone, which has 1. The largest block is one of ``A^H (A x - y)``, noise for the truth: something
+        invented or lost stands out of it, unless no sample sees it.
         """
-        change = image - self.start
-        back = self.gram(change)
-        energy = max(float(torch.vdot(change.flatten(), back.flatten()).real), 0.0)
-        noise = np.full(change.shape, self.level * math.sqrt(float(self.mask.mean()) / 2), np.float32)
-        blocks = residual(np.zeros(change.shape, np.complex64), back.numpy(), noise)
-        return Residual(math.sqrt(energy / self._samples) / self.level, blocks.peak)
+        noise = np.full(image.shape, self.level * math.sqrt(float(self.mask.mean()) / 2), np.float32)
+        misfit = (self.gram(image) - self.rhs).numpy()
+        more = max(self.unexplained(image) ** 2 - self.unexplained(self.start) ** 2, 0.0)
+        return Residual(math.sqrt(more), residual(np.zeros_like(misfit), misfit, noise).peak)
 
     @property
     def _samples(self) -> float:
