@@ -69,7 +69,9 @@ class MrSpec:
     calibrated: float = 0.5
     """Part of the samples whose coil maps come from noisy calibration lines; the others know the true ones."""
     masks: tuple[str, ...] = ("regular", "random", "poisson")
-    """What undersampling is drawn from."""
+    """What undersampling is drawn from: regular, random, poisson, all."""
+    factors: tuple[int, ...] = (2, 3, 4)
+    """R of regular undersampling; each divides the matrix."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -130,7 +132,7 @@ def unrolled_samples(head: Head, rng: np.random.Generator, spec: MrSpec | None =
     while True:
         clean = object_ * np.float32(_snr(spec, rng) * _REAL / level)
         noisy = clean + whitened(receiver_noise(clean.shape, drawn.coils, rng), drawn.coils)
-        mask, r = _MASKS[str(rng.choice(spec.masks))](spec.matrix, rng)
+        mask, r = _MASKS[str(rng.choice(spec.masks))](spec, rng)
         maps = drawn.maps
         if rng.random() < spec.calibrated and np.any(mask.all(axis=1)):
             maps = calibrated_maps(noisy, mask)
@@ -238,29 +240,36 @@ def _on_voxels(smooth: NDArray, matrix: tuple[int, int]) -> F32:
     return np.asarray(np.abs(image_of(cropped_kspace(smooth, matrix))), np.float32).clip(0.1)
 
 
-def _regular(matrix: tuple[int, int], rng: np.random.Generator) -> tuple[NDArray[np.bool_], int]:
-    r = int(rng.integers(2, 5))
+def _regular(spec: MrSpec, rng: np.random.Generator) -> tuple[NDArray[np.bool_], int]:
+    matrix, r = spec.matrix, spec.factors[int(rng.integers(len(spec.factors)))]
     lines = masks.regular(matrix[0], r, n_acs=min(int(rng.choice([16, 24, 32])), matrix[0] // 6))
     if rng.random() < 0.25:
         lines &= masks.partial_fourier(matrix[0], float(rng.uniform(0.65, 0.95)))
     return np.broadcast_to(lines[:, None], matrix).copy(), r
 
 
-def _random_lines(matrix: tuple[int, int], rng: np.random.Generator) -> tuple[NDArray[np.bool_], int]:
+def _random_lines(spec: MrSpec, rng: np.random.Generator) -> tuple[NDArray[np.bool_], int]:
+    matrix = spec.matrix
     lines = masks.random_lines(
         matrix[0], float(rng.uniform(2, 5)), rng, n_acs=min(int(rng.choice([12, 16, 24])), matrix[0] // 8)
     )
     return np.broadcast_to(lines[:, None], matrix).copy(), 1
 
 
-def _discs(matrix: tuple[int, int], rng: np.random.Generator) -> tuple[NDArray[np.bool_], int]:
+def _discs(spec: MrSpec, rng: np.random.Generator) -> tuple[NDArray[np.bool_], int]:
+    matrix = spec.matrix
     r = float(rng.choice([3.0, 4.0, 6.0, 8.0]))
     return masks.poisson_disc(matrix, r, seed=int(rng.integers(16)), n_acs=min(20, matrix[0] // 8)).copy(), 1
 
 
-_MASKS: Mapping[str, Callable[[tuple[int, int], np.random.Generator], tuple[NDArray[np.bool_], int]]] = {
+def _all(spec: MrSpec, rng: np.random.Generator) -> tuple[NDArray[np.bool_], int]:
+    return np.ones(spec.matrix, bool), 1
+
+
+_MASKS: Mapping[str, Callable[[MrSpec, np.random.Generator], tuple[NDArray[np.bool_], int]]] = {
     "regular": _regular,
     "random": _random_lines,
     "poisson": _discs,
+    "all": _all,
 }
 """Name -> mask (y, x) and the factor of its regular pattern, 1 where there is none."""

@@ -1,4 +1,4 @@
-"""Recipe of the unrolled reconstruction of heads: simulated scans of 6 to 12 receivers, R from 2 to 8.
+"""Recipe of the unrolled reconstruction of heads: simulated scans of 6 to 16 receivers, R from 2 to 8.
 
 A batch holds scans of one slice, each with lines, noise and SNR of its own, because drawing a slice costs the most.
 Lines along the readout fall apart into problems of one column each; so a patch is a few columns, and exact.
@@ -29,13 +29,14 @@ from recon.solve import cg
 
 DATA, CACHE = "ISOCENTER_DATA", "ISOCENTER_CACHE"
 """Variables of the environment: folder of the data sets, scratch folder for the heads."""
-_MATRIX = {"lines": (192, 192), "discs": (144, 144)}
+_MATRIX = {"lines": (96, 120, 144, 192, 192, 240), "discs": (96, 120, 144, 192)}  # R divides all of them
+_FACTORS = (2, 3, 4, 4, 6, 8)
 _PATCH = 64  # columns
-_RECEIVERS = (6, 8, 12)
+_RECEIVERS = (6, 8, 8, 16)
 _COILS, _ENERGY = 8, 0.995  # virtual coils
 _REGION = 24  # samples of the middle that maps are made from, as in the service
-_ESPIRIT = 0.7  # part of the scans with maps from their own middle; the others know the true ones
-_DISCS = 0.2  # part of the batches with irregular samples in both directions
+_ESPIRIT = 0.85  # part of the scans with maps from their own middle; the others know the true ones
+_DISCS = 0.3  # part of the batches with irregular samples in both directions
 _ITERATIONS, _TOLERANCE, _DAMPING = 15, 1e-3, 0.01  # of CG-SENSE, as in `recon.mri.iterative`
 _SNR = (6.0, 150.0)
 _PARTS = ("training", "calibration", "test")
@@ -45,7 +46,7 @@ class UnrolledMr:
     """See the module."""
 
     settings: Mapping[str, Setting] = {
-        "small": Setting(steps=8000, batch=4, rate=1e-3, cases=24, average=0.998, precision="bf16", workers=1),
+        "small": Setting(steps=10000, batch=4, rate=1e-3, cases=24, average=0.998, precision="bf16", workers=1),
         "full": Setting(steps=60000, batch=16, rate=1e-3, cases=100, device="cuda", precision="bf16", workers=14),
         "tiny": Setting(steps=2, batch=1, rate=1e-3, cases=24, average=0.5),
     }
@@ -80,9 +81,10 @@ class UnrolledMr:
     def batch(self, chance: np.random.Generator, size: int) -> tuple[Tensor, Tensor]:
         """Return scans of one slice, see `models.nets.unrolled.packed`, and their images of all lines without noise."""
         kind = "discs" if chance.random() < _DISCS else "lines"
-        count = max(size // 2, 1) if kind == "discs" else size
+        n = int(chance.choice(_MATRIX[kind]))
+        count = min(max(size * _PATCH * 192 // n**2, 1), size) if kind == "discs" else size
         made = []
-        for sample in islice(self._samples("training", kind, chance), count):
+        for sample in islice(self._samples("training", kind, chance, n=n), count):
             columns = slice(None) if kind == "discs" else _drawn(np.abs(sample["target"]), chance)
             problem, truth = solved(sample, espirit=chance.random() < _ESPIRIT, columns=columns)
             x, wanted = _filled(problem.packed()), torch.stack([truth.real, truth.imag])[None]
@@ -103,7 +105,8 @@ class UnrolledMr:
         for index in range(n):
             chance = np.random.default_rng([17, _PARTS.index(split), index])
             kind = "discs" if index % 5 == 4 else "lines"
-            problem, truth = solved(next(self._samples(split, kind, chance)), espirit=True)
+            n = int(chance.choice(_MATRIX[kind]))
+            problem, truth = solved(next(self._samples(split, kind, chance, n=n)), espirit=True)
             image = truth.numpy()
             inside = np.abs(image) > 0.1 * np.percentile(np.abs(image), 99)
             noise = np.full(image.shape, problem.noise, np.float32)
@@ -115,11 +118,11 @@ class UnrolledMr:
         cache = Path(os.environ.get(CACHE, Path.home() / ".cache" / "isocenter" / "heads"))
         return {part: Source(part=part, data=data, cache=cache) for part in _PARTS}
 
-    def _samples(self, split: Split, kind: str, chance: np.random.Generator) -> Iterator[Sample]:
+    def _samples(self, split: Split, kind: str, chance: np.random.Generator, *, n: int) -> Iterator[Sample]:
         heads = self._sources[split].heads
         masks = ("regular", "random") if kind == "lines" else ("poisson",)
         receivers = int(chance.choice(_RECEIVERS))
-        spec = MrSpec(calibrated=0.0, masks=masks, snr=_SNR, matrix=_MATRIX[kind], n_coils=receivers)
+        spec = MrSpec(calibrated=0.0, masks=masks, factors=_FACTORS, snr=_SNR, matrix=(n, n), n_coils=receivers)
         return unrolled_samples(heads[int(chance.integers(len(heads)))], chance, spec)
 
 
