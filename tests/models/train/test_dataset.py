@@ -15,6 +15,7 @@ from models.train import pet
 from models.train.dataset import KINDS, PARTS, Samples, Source
 from models.train.encode import image_of, kspace_of, white_noise
 from models.train.mr import (
+    MrSpec,
     calibrated_maps,
     denoise_sample,
     denoise_samples,
@@ -89,13 +90,14 @@ def test_what_the_image_does_not_explain_is_white_noise() -> None:
 
 
 def test_sigma_is_the_noise_of_least_squares(monkeypatch: pytest.MonkeyPatch) -> None:
-    def every_second(matrix: tuple[int, int], rng: np.random.Generator) -> tuple[np.ndarray, int]:
+    def every_second(spec: MrSpec, rng: np.random.Generator) -> tuple[np.ndarray, int]:
+        matrix = spec.matrix
         return np.broadcast_to((np.arange(matrix[0]) % 2 == 0)[:, None], matrix).copy(), 2
 
-    monkeypatch.setattr("models.train.mr._MASKS", {"second": every_second})
-    ratio = []
+    monkeypatch.setattr("models.train.mr._MASKS", {"regular": every_second})
+    ratio, alone = [], replace(SMALL, calibrated=0.0, masks=("regular",))
     for seed in range(6):
-        s = unrolled_sample(small_head(), np.random.default_rng(seed), replace(SMALL, calibrated=0.0))
+        s = unrolled_sample(small_head(), np.random.default_rng(seed), alone)
         folded = 2 * image_of(s["kspace"])[:, :24]
         sets = s["maps"].reshape(4, 2, 24, 48).transpose(2, 3, 0, 1)
         found = (np.linalg.pinv(sets) @ folded.transpose(1, 2, 0)[..., None])[..., 0].transpose(2, 0, 1).reshape(48, 48)
