@@ -52,7 +52,7 @@ class Unrolled(nn.Module):
                 expected=f"width a multiple of {_TILE}, cascades and blocks from 1",
                 got=f"width {width}, cascades {cascades}, blocks {blocks}",
             )
-        self.width = width
+        self.multiple, self.width = 1, width
         self.steps = nn.Parameter(torch.full((cascades,), 0.5))
         self.stages = nn.ModuleList(Stage(width, blocks) for _ in range(cascades))
 

@@ -23,16 +23,11 @@ from models.train.publish import Run, publish
 from models.train.recipe import RECIPES, recipe, setting
 from models.train.unrolled import UnrolledMr, solved
 from tests.models.train.simulated import SMALL, small_head
+from tests.models.train.test_dataset import Small
 from tests.models.unrolled import SMALL as SMALL_NET
 from tests.models.unrolled import small_network
 
 PARTS = ("training", "calibration", "test")
-
-
-class Small(Source):
-    """Anatomy without files."""
-
-    heads = [small_head()]  # noqa: RUF012
 
 
 @pytest.fixture
