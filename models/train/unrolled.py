@@ -67,7 +67,7 @@ class UnrolledMr:
                 "matrix": [256, 256],
                 "ranges": {"snr": [3.0, 400.0], "voxel_mm": [0.7, 2.5]},
             },
-            "network": {"name": "unrolled", "parameters": {"cascades": 5, "width": 64, "blocks": 2}},
+            "network": {"name": "unrolled", "parameters": {"cascades": 8, "width": 64, "blocks": 1}},
             "members": 1,
             "training": {
                 "data": [
