@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -29,12 +29,13 @@ from recon.pet.project import Bins, Pairs
 from recon.pet.psf import GaussianPsf
 from recon.pet.scattered import ScatterCounts, scatter_counts
 from recon.pet.sensitivity import CACHE, LineModel
+from recon.pet.tails import LIMITS, tail_scale
 from recon.pet.volume import VoxelOptions, gantry_grid, in_patient, inside
 
 _LOG = logging.getLogger(__name__)
 _CHECK = "pet.quantitative"
 _SCATTER_ROUNDS = 2  # the first overestimates activity by what is scattered, the second hardly
-_SCATTER_FILTER_MM = 12.0
+_SCATTER_FILTER_MM = 6.0
 
 
 @dataclass(kw_only=True)
@@ -56,6 +57,8 @@ class _ListModeStep(VoxelOptions):
     scatter: Literal["single", "none"] = "single"
     """How scatter is found where nothing before this Step has: by single scatter simulation, if attenuation and
     calibration are known, or not at all."""
+    scatter_limits: tuple[float, float] = LIMITS
+    """Least and greatest scale of simulated scatter to the counts beside the patient; equal: that scale."""
 
     _name = "pet.osem"
 
@@ -129,7 +132,8 @@ class _ListModeStep(VoxelOptions):
             first = osem(data, data.start(), n_iterations=1, n_subsets=self.n_subsets, report=lambda *_: None)
             activity = (blur(first) / per_bq).numpy()
             counts = scatter_counts(activity, self._grid, attenuation, norm=model.normalisation, per_bq=per_bq)
-            self._data.backgrounds = [*others, counts]
+            scale = tail_scale(model, events, frame, scatter=counts, others=others, limits=self.scatter_limits)
+            self._data.backgrounds = [*others, replace(counts, scale=scale)]
 
     def _solve(self, data: ListMode) -> Tensor:
         raise NotImplementedError
@@ -171,6 +175,7 @@ class _ListModeStep(VoxelOptions):
             "sensitivity": f"1 of {stride} lines",
             "corrected": " ".join(name for name, there in done.items() if there),
         }
+        fitted = [b.scale.verdict for b in self._data.backgrounds if isinstance(b, ScatterCounts) and b.scale]
         return Image(
             data=(x * scale).numpy(),
             grid=self._shown,
@@ -188,7 +193,7 @@ class _ListModeStep(VoxelOptions):
                 "n_frames": str(len(self._frames())),
                 "method": self._name,
             },
-        ).with_verdicts(verdict)
+        ).with_verdicts(verdict, *fitted)
 
     def _corrections(self, tracer: Tracer | None) -> dict[str, bool]:
         """Return DICOM's words of CorrectedImage, and whether each holds."""

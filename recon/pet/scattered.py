@@ -16,6 +16,7 @@ from recon.pet.gather import equivalent_s
 from recon.pet.project import Bins, Pairs
 from recon.pet.scatter import Scatter, simulate
 from recon.pet.sensitivity import Attenuation
+from recon.pet.tails import TailScale
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +29,16 @@ class ScatterCounts:
     """Counts per second and unit of it: branching over calibration [1/(Bq s)]."""
     pet: PetHeader
     """The scanner and its tracer."""
+    scale: TailScale | None = None
+    """What it is multiplied with, plane by plane; None: 1."""
     name: str = "scatter"
     """What it is."""
 
     def expected(self, pairs: Pairs, tof: Bins | None, frame: TimeFrame) -> NDArray[np.float32]:
         """Return the scatter expected in a frame on each line and time-of-flight bin (event,)."""
         seconds = equivalent_s(frame, self.pet.tracer)
-        return self.scatter.integrals(pairs, tof) * np.float32(self.per_bq * seconds)
+        found = self.scatter.integrals(pairs, tof) * np.float32(self.per_bq * seconds)
+        return found if self.scale is None else found * self.scale.of(pairs)
 
 
 def scatter_counts(
