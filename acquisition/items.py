@@ -222,6 +222,8 @@ class TimeFrame:
     """End [s]."""
     index: int = 0
     """Number of the frame."""
+    live: float = 1.0
+    """Part of the coincidences that were counted in spite of dead time, mean over detectors."""
 
     @property
     def duration_s(self) -> float:

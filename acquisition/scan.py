@@ -265,6 +265,8 @@ class PetHeader:
     """FWHM at 511 keV as a part of it."""
     crystal_mm: tuple[float, float] = (4.0, 4.0)
     """Size of a crystal (axial, transaxial) [mm]."""
+    dead_time_s: float = 0.0
+    """Time for which a detector block is blind after each photon, restarted by every photon [s]; 0: not told."""
     calibration_bq_per_cps: float | None = None
     """Activity per count rate and unit of sensitivity [Bq s]; None: images are not quantitative."""
     tracer: Tracer | None = None

