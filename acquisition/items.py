@@ -213,6 +213,29 @@ class Events:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Histogram:
+    """A time block of PET that was sorted into bins: how often each line of response counted, zeros left out."""
+
+    start_s: float
+    """Begin of the block, seconds after the start of the scan."""
+    stop_s: float
+    """Its end [s]."""
+    prompts: NDArray[np.int32]
+    """Lines (line, 2): indices of both detectors, in no order."""
+    counts: NDArray[np.float32]
+    """How often each counted (line,); a bin of several lines is shared evenly among them."""
+    tof: NDArray[np.int16] | None = None
+    """Time-of-flight bin of each line; None: not measured."""
+    bed_mm: float = 0.0
+    """Table position of the block [mm]."""
+    received_s: float = 0.0
+    """time.monotonic() when the block arrived [s]."""
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TimeFrame:
     """The part of a PET scan that one image shows; events, randoms, scatter and decay all read this one."""
 

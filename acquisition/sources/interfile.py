@@ -1,4 +1,4 @@
-"""Interfile images as STIR writes them (.hv and .v), and list-mode by its header.
+"""Interfile images as STIR writes them (.hv and .v); list-mode and sinograms of prompts by their header.
 
 STIR's axes are the scanner's: x to the right and y down for someone who stands at the foot of the bed and looks into
 the tunnel, z out of the tunnel towards the bed. For a patient who lies head first supine x is the left, y the back,
@@ -15,6 +15,7 @@ from pathlib import Path
 from acquisition.errors import FileFormatError
 from acquisition.geometry import Grid, Vector
 from acquisition.items import Image
+from acquisition.sources.interfile_counts import read_counts
 from acquisition.sources.interfile_header import Header, pixels, read_header
 from acquisition.sources.mmr import is_list_mode, read_mmr
 from acquisition.sources.mrd_raw import RawFile
@@ -31,24 +32,26 @@ _LABELS = ("x", "y", "z")
 
 
 def read_interfile(path: Path) -> RawFile:
-    """Open raw data by its Interfile header.
+    """Open raw data by its Interfile header: list-mode, or a sinogram of prompts.
 
     Raises
     ------
     FileFormatError
-        It is an image or a sinogram.
+        It is an image.
     HeaderError
         It is list-mode of a kind that is not read.
     """
     header = read_header(path)
     if is_list_mode(header):
         return read_mmr(header)
+    if header.word("pet data type", "").lower() == "emission":
+        return read_counts(path)
     kind = header.word("pet data type", "data of unknown kind").lower()
     raise FileFormatError(
         f"file {path.name}",
-        expected="the header of PET list-mode (data format := CoincidenceList)",
-        got="an image" if kind == "image" else f"a sinogram ({kind})",
-        action="name the list-mode's header; images and sinograms are read by acquisition.sources.interfile*",
+        expected="the header of PET list-mode (data format := CoincidenceList) or of a sinogram of prompts",
+        got="an image" if kind == "image" else kind,
+        action="name the header of the counts; images are read by acquisition.sources.interfile",
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acquisition.errors import DataError
-from acquisition.items import Events, Image, Item, TimeFrame
+from acquisition.items import Events, Histogram, Image, Item, TimeFrame
 from acquisition.pet import live_part
 from acquisition.pet_norm import Normalisation, blocks, uniform
 from acquisition.pet_randoms import from_delayeds
@@ -42,8 +42,8 @@ class Gathered:
     """The scanner."""
     where: str
     """The scan, for errors."""
-    blocks: list[Events] = field(default_factory=list)
-    """Events, in order of time."""
+    blocks: list[Events | Histogram] = field(default_factory=list)
+    """Events, or lines and how often they counted, in order of time."""
     normalisation: Normalisation | None = None
     """How well lines count; None: as geometry says."""
     attenuation: Attenuation | None = None
@@ -59,7 +59,7 @@ class Gathered:
         DataError
             The events contradict the header, or come from another position of the table.
         """
-        if isinstance(item, Events):
+        if isinstance(item, Events | Histogram):
             self._put(item)
         elif isinstance(item, Normalisation):
             self.normalisation = item
@@ -102,10 +102,11 @@ class Gathered:
             Single counts are of neither blocks nor detectors, or more than a block of this dead time can count.
         """
         chosen, (group, n) = self._within(frame), blocks(self.pet)
-        if self.pet.dead_time_s <= 0 or not chosen or any(b.singles is None for b in chosen):
+        told = [b for b in chosen if isinstance(b, Events) and b.singles is not None]
+        if self.pet.dead_time_s <= 0 or not chosen or len(told) < len(chosen):
             return None
         total, square = 0.0, np.zeros(n)
-        for block in chosen:
+        for block in told:
             span = TimeFrame(start_s=block.start_s, stop_s=block.stop_s)
             singles, weight = np.asarray(block.singles, float), equivalent_s(span, self.pet.tracer)
             if len(singles) == len(group):
@@ -132,15 +133,22 @@ class Gathered:
         bins = [b.tof for b in chosen if b.tof is not None]
         return pairs, np.concatenate(bins) if bins else np.zeros(0, np.int16)
 
+    def counts(self, frame: TimeFrame) -> NDArray[np.float32] | None:
+        """Return how often each event of `events` was counted (event,); None: each once."""
+        chosen = self._within(frame)
+        if not any(isinstance(b, Histogram) for b in chosen):
+            return None
+        return np.concatenate([b.counts if isinstance(b, Histogram) else np.ones(len(b), np.float32) for b in chosen])
+
     def delayeds(self, frame: TimeFrame) -> Pairs:
         """Return the detectors of the delayed coincidences of the blocks that begin in a frame."""
-        chosen = [b.delayeds for b in self._within(frame)]
+        chosen = [b.delayeds for b in self._within(frame) if isinstance(b, Events)]
         return np.concatenate(chosen) if chosen else np.zeros((0, 2), np.int32)
 
-    def _within(self, frame: TimeFrame) -> list[Events]:
+    def _within(self, frame: TimeFrame) -> list[Events | Histogram]:
         return [b for b in self.blocks if frame.start_s - 1e-6 <= b.start_s < frame.stop_s - 1e-6]
 
-    def _put(self, item: Events) -> None:
+    def _put(self, item: Events | Histogram) -> None:
         check_pairs(item.prompts, self.pet.n_rings * self.pet.n_crystals)
         timed = item.tof is not None and len(item.tof) == len(item.prompts)
         rules = (

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from acquisition.errors import ConfigError, HeaderError, ReconError
-from acquisition.items import Image, Item, Position, Provenance, TimeFrame
+from acquisition.items import Events, Image, Item, Position, Provenance, TimeFrame
 from acquisition.pet_geometry import checked
 from acquisition.scan import Scan
 from acquisition.verdict import Level, Verdict
 from recon.pet.gather import DelayedRandoms, Gathered, equivalent_s
-from recon.pet.likelihood import ListMode, Relaxation, bsrem, osem
+from recon.pet.likelihood import ListMode, Relaxation, bsrem, osem, svrg
 from recon.pet.prior import RelativeDifference
 from recon.pet.project import Bins, Pairs
 from recon.pet.psf import GaussianPsf
@@ -103,7 +103,7 @@ class _ListModeStep(VoxelOptions):
                 f"scan {self._scan.uid}", expected="coincidences", got="none", action="check whether it was cut short"
             )
         names = {b.name for b in self._data.backgrounds}
-        if "randoms" not in names and any(len(b.delayeds) for b in self._data.blocks):
+        if "randoms" not in names and any(isinstance(b, Events) and len(b.delayeds) for b in self._data.blocks):
             self._data.takes(DelayedRandoms(self._data))
         for frame in self._frames():
             events = self._data.events(frame)
@@ -132,7 +132,8 @@ class _ListModeStep(VoxelOptions):
             first = osem(data, data.start(), n_iterations=1, n_subsets=self.n_subsets, report=lambda *_: None)
             activity = (blur(first) / per_bq).numpy()
             counts = scatter_counts(activity, self._grid, attenuation, norm=model.normalisation, per_bq=per_bq)
-            scale = tail_scale(model, events, frame, scatter=counts, others=others, limits=self.scatter_limits)
+            prompts = (*events, self._data.counts(frame))
+            scale = tail_scale(model, prompts, frame, scatter=counts, others=others, limits=self.scatter_limits)
             self._data.backgrounds = [*others, replace(counts, scale=scale)]
 
     def _solve(self, data: ListMode) -> Tensor:
@@ -148,15 +149,16 @@ class _ListModeStep(VoxelOptions):
         self, model: LineModel, seen: Tensor, events: tuple[Pairs, Bins | None], frame: TimeFrame
     ) -> ListMode:
         (pairs, tof), seconds = events, equivalent_s(frame, self._pet.tracer)
-        factors = model.factors(pairs)
+        counts, factors = self._data.counts(frame), model.factors(pairs)
         use = factors > 0
         if not use.all():
             pairs, tof, factors = pairs[use], None if tof is None else tof[use], factors[use]
+            counts = None if counts is None else counts[use]
         background: NDArray[np.float32] | None = None
         if self._data.backgrounds:
-            counts = sum(b.expected(pairs, tof, frame).astype(np.float64) for b in self._data.backgrounds)
-            background = (counts / (factors * seconds)).astype(np.float32)
-        return ListMode(self._pet, self._grid, pairs, tof, background, self._psf, seen * seconds)
+            known = sum(b.expected(pairs, tof, frame).astype(np.float64) for b in self._data.backgrounds)
+            background = (known / (factors * seconds)).astype(np.float32)
+        return ListMode(self._pet, self._grid, pairs, tof, background, self._psf, seen * seconds, counts)
 
     def _solved(self, data: ListMode) -> Tensor:
         x = self._solve(data)
@@ -245,16 +247,33 @@ class Bsrem(_ListModeStep):
             raise ConfigError(self._name, expected="beta, gamma and relaxation from 0", got=got)
 
     def _solve(self, data: ListMode) -> Tensor:
-        start = osem(data, data.start(), n_iterations=1, n_subsets=self.n_subsets, report=lambda *_: None)
-        prior = RelativeDifference(
-            data.grid,
-            self.beta,
-            kappa=data.sensitivity.clamp_min(0).sqrt(),
-            gamma=self.gamma,
-            epsilon=max(1e-3 * float(start.max()), 1e-30),
-        )
+        start, prior = self._begun(data)
         steps = Relaxation(decay=self.relaxation)
         return bsrem(data, start, prior, n_iterations=self.n_iterations, n_subsets=self.n_subsets, steps=steps)
+
+    def _begun(self, data: ListMode) -> tuple[Tensor, RelativeDifference]:
+        """Return one iteration of OSEM, and the prior for images as bright."""
+        start = osem(data, data.start(), n_iterations=1, n_subsets=self.n_subsets, report=lambda *_: None)
+        kappa = data.sensitivity.clamp_min(0).sqrt()
+        epsilon = max(1e-3 * float(start.max()), 1e-30)
+        return start, RelativeDifference(data.grid, self.beta, kappa=kappa, gamma=self.gamma, epsilon=epsilon)
+
+
+@dataclass(kw_only=True)
+class Svrg(Bsrem):
+    """The same image as `Bsrem`, by variance reduced gradients: closer to the maximum after as many iterations."""
+
+    n_iterations: int = 8
+    """How often all events are used; every other time twice."""
+    relaxation: float = 0.02
+    """How fast steps grow shorter: step k is ``1 / (1 + relaxation (k - 1))``."""
+
+    _name = "pet.svrg"
+
+    def _solve(self, data: ListMode) -> Tensor:
+        start, prior = self._begun(data)
+        steps = Relaxation(decay=self.relaxation)
+        return svrg(data, start, prior, n_iterations=self.n_iterations, n_subsets=self.n_subsets, steps=steps)
 
 
 def _since_injection(scan: Scan, decay_to: str) -> float:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from acquisition.errors import ConfigError
-from acquisition.items import Events, Image, Item, Position, Provenance, TimeFrame
+from acquisition.items import Events, Histogram, Image, Item, Position, Provenance, TimeFrame
 from acquisition.pet_geometry import checked
 from acquisition.scan import Scan
 from acquisition.verdict import Level, Verdict
@@ -79,7 +79,7 @@ class Preview(VoxelOptions):
 
     def feed(self, item: Item) -> Iterator[Item]:
         """Pass everything on; after the block that completes a second, give a picture."""
-        changed = not isinstance(item, Events) and self._data.takes(item)
+        changed = not isinstance(item, Events | Histogram) and self._data.takes(item)
         yield item
         if changed:
             self._sensitivity = CACHE.get(self._data.model, self._grid, most_lines=_LINES)
@@ -97,7 +97,7 @@ class Preview(VoxelOptions):
         if counted and not self._n_made:
             yield self._picture(self._data.blocks[-1])
 
-    def _picture(self, item: Events) -> Image:
+    def _picture(self, item: Events | Histogram) -> Image:
         begun = time.monotonic()
         frame = TimeFrame(start_s=self._data.blocks[0].start_s, stop_s=item.stop_s, index=self._n_made)
         pairs, tof = self._data.events(frame)

@@ -8,8 +8,7 @@ the whole frame, and that towards 1, in proportion to their noise. Nothing beyon
 References
 ----------
 C. C. Watson, "New, faster, image-based scatter correction for 3D PET", IEEE Trans Nucl Sci 47 (2000) 1587,
-DOI 10.1109/23.873020. K. Thielemans, R. M. Manjeshwar, C. Tsoumpas, F. P. Jansen, "A new algorithm for scaling of PET
-scatter estimates using all coincidence events", IEEE NSS-MIC 2007, DOI 10.1109/NSSMIC.2007.4436846.
+DOI 10.1109/23.873020.
 """
 
 from __future__ import annotations
@@ -88,7 +87,7 @@ class TailScale:
 
 def tail_scale(
     model: LineModel,
-    events: tuple[Pairs, Bins | None],
+    prompts: tuple[Pairs, Bins | None, NDArray[np.float32] | None],
     frame: TimeFrame,
     *,
     scatter: Background,
@@ -101,8 +100,8 @@ def tail_scale(
     ----------
     model
         The lines' factors, attenuation among them.
-    events
-        Detectors (event, 2) and time-of-flight bins (event,) of the frame's prompts.
+    prompts
+        Detectors (event, 2) and time-of-flight bins (event,) of the frame's prompts, and how often each was counted.
     frame
         The time that they were counted in.
     scatter, others
@@ -112,13 +111,13 @@ def tail_scale(
     """
     pet, shape = model.pet, (_SEGMENTS, 2 * model.pet.n_rings - 1)
     body = _body(model.attenuation) if model.attenuation is not None else None
-    seen, _ = _beside(model, body, *events)
+    seen, _, times = _beside(model, body, *prompts)
     pairs, tof, weight = _sampled(model)
-    pairs, tof = _beside(model, body, pairs, tof)
+    pairs, tof, _ = _beside(model, body, pairs, tof, None)
     counted, simulated, known = (
         np.bincount(_group(pet, p), w, int(np.prod(shape))).reshape(shape).astype(float)
         for p, w in (
-            (seen, None),
+            (seen, times),
             (pairs, weight * scatter.expected(pairs, tof, frame)),
             (pairs, weight * sum((b.expected(pairs, tof, frame) for b in others), np.zeros(len(pairs)))),
         )
@@ -171,13 +170,16 @@ def _body(attenuation: Attenuation) -> Attenuation:
     return Attenuation(binary_dilation(inside, ball).astype(np.float32), attenuation.grid)
 
 
-def _beside(model: LineModel, body: Attenuation | None, pairs: Pairs, tof: Bins | None) -> tuple[Pairs, Bins | None]:
+def _beside(
+    model: LineModel, body: Attenuation | None, pairs: Pairs, tof: Bins | None, counts: NDArray[np.float32] | None
+) -> tuple[Pairs, Bins | None, NDArray[np.float32] | None]:
     """Return the lines and bins that count and see nothing of the body."""
     pet = replace(model.pet, tof_fwhm_mm=_WIDER * model.pet.tof_fwhm_mm)
     keep = model.normalisation.efficiency(pairs) > 0
     if body is not None and len(pairs):
         keep &= LineProjector(pet, body.grid, pairs, tof)(torch.from_numpy(body.mu_per_mm)).numpy() <= 0
-    return np.ascontiguousarray(pairs[keep]), None if tof is None else np.ascontiguousarray(tof[keep])
+    pairs = np.ascontiguousarray(pairs[keep])
+    return pairs, *(None if a is None else np.ascontiguousarray(a[keep]) for a in (tof, counts))  # type: ignore[return-value]
 
 
 def _sampled(model: LineModel) -> tuple[Pairs, Bins | None, float]:

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from acquisition.errors import FileFormatError, HeaderError
+from acquisition.errors import DataError, FileFormatError, HeaderError
+from acquisition.items import Histogram
+from acquisition.pet_sinogram import crystal_pairs
 from acquisition.sources import open_raw
 from acquisition.sources.interfile import read_image
 from acquisition.sources.interfile_header import read_header
@@ -154,11 +156,55 @@ def test_keys_are_read_as_people_write_them(tmp_path: Path) -> None:
         header.numbers("b key")
 
 
-def test_raw_data_are_list_mode_only(tmp_path: Path) -> None:
+def test_raw_data_are_counts(tmp_path: Path) -> None:
     with pytest.raises(FileFormatError, match=r"expected the header of PET list-mode .*, got an image"):
         open_raw(image_file(tmp_path))
-    with pytest.raises(FileFormatError, match=r"got a sinogram \(emission\)"):
-        open_raw(sinogram_file(tmp_path))
+    with pytest.raises(FileFormatError, match="got emission corrected data"):
+        open_raw(sinogram_file(tmp_path, SINOGRAM.replace(":= Emission", ":= Emission corrected data")))
+    raw = open_raw(sinogram_file(tmp_path))
+    (block,) = raw.items()
+    assert isinstance(block, Histogram) and raw.scan.pet.n_rings == 4 and raw.scan.patient.position is None
+    assert block.counts.sum() == np.arange(300).sum() and len(block) == 299 and block.tof is None
+    place = {tuple(p): c for p, c in zip(block.prompts.tolist(), block.counts.tolist(), strict=True)}
+    # segment +1 of the file: first minus second ring, axial positions towards the head; view 0, middle bin
+    stored = np.arange(300).reshape(-1, 5)[-18:].reshape(6, 3, 5)
+    assert place[12 + 0, 6] == stored[0, 2, 2] and place[36 + 0, 24 + 6] == stored[0, 0, 2]
+
+
+def test_summed_rings_and_views_share_their_counts(tmp_path: Path) -> None:
+    header = SINOGRAM.replace(
+        "{ -1, 0, 1}\nmaximum ring difference per segment := { -1, 0, 1}",
+        "{ -1}\nmaximum ring difference per segment := { 1}",
+    )
+    header = (
+        header.replace("size [4] := 3", "size [4] := 1")
+        .replace("{ 3, 4, 3}", "{ 7}")
+        .replace("size [3] := 6", "size [3] := 3")
+    )
+    path = sinogram_file(
+        tmp_path, header + "image duration (sec) [1] := 30\nimage relative start time (sec) [1] := 5\n"
+    )
+    data = np.zeros((3, 7, 5), "<f4")
+    data[1, 5, 3] = 8.0  # stored out of the tunnel: axial position 1 of ours, rings 0 and 1 either way round
+    data.tofile(tmp_path / "sino.s")
+    (block,) = open_raw(path).items()
+    assert (block.start_s, block.stop_s) == (5.0, 35.0)
+    np.testing.assert_array_equal(block.counts, 2.0)
+    lines = sorted(map(tuple, block.prompts.tolist()))
+    crystals = crystal_pairs(12, 6, 5)[2:4, 3]
+    assert lines == sorted((r * 12 + int(a), (1 - r) * 12 + int(b)) for r in (0, 1) for a, b in crystals)
+
+
+def test_what_is_no_count_is_refused(tmp_path: Path) -> None:
+    path = sinogram_file(tmp_path)
+    values = np.arange(300, dtype="<f4")
+    values[7] = -1
+    values.tofile(tmp_path / "sino.s")
+    with pytest.raises(DataError, match="sinogram segment 0, axial position 1: expected counts of 0 or more"):
+        list(open_raw(path).items())
+    late = sinogram_file(tmp_path, SINOGRAM + "image duration (sec) [1] := 0\n")
+    with pytest.raises(HeaderError, match="expected more than 0, got 0"):
+        list(open_raw(late).items())
 
 
 def test_a_sinogram_is_read_per_segment_towards_the_head(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def fitted(part: float, n_tof: int = 13) -> TailScale:
             singles = found.singles(0.0)
             return 4.5e-9 * 2.0 * singles[pairs[:, 0]] * singles[pairs[:, 1]] / pet.n_tof
 
-    return tail_scale(model, (pairs, tof), FRAME, scatter=counts, others=[Delayed()])
+    return tail_scale(model, (pairs, tof, None), FRAME, scatter=counts, others=[Delayed()])
 
 
 @pytest.mark.parametrize(("part", "n_tof"), [(0.7, 13), (1.5, 13), (1.0, 1), (1.5, 1)])
