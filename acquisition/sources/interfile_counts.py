@@ -29,6 +29,7 @@ _POSITIONS = {
     ("feet_in", "supine"): "FFS",
     ("feet_in", "prone"): "FFP",
 }
+_PARTS = 32  # in which a line is told at most: as many subsets get a fair part
 _UNSURE = Verdict(
     check="pet.tof_direction",
     level=Level.FLAG,
@@ -64,7 +65,9 @@ def read_counts(path: Path) -> RawFile:
 
 
 def histogram(sinogram: Sinogram, span_s: tuple[float, float]) -> Histogram:
-    """Return the lines of a sinogram of prompts that counted, mixed so that every n-th are a fair part of all.
+    """Return the lines of a sinogram of prompts that counted, so that every n-th are a fair part of all.
+
+    Lines are in no order, and one that counted often is told in several parts, which fall into different subsets.
 
     Parameters
     ----------
@@ -85,11 +88,13 @@ def histogram(sinogram: Sinogram, span_s: tuple[float, float]) -> Histogram:
     ]
     pairs, bins, counts = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.random.default_rng(1).permutation(len(counts))
+    times = np.clip(np.ceil(counts[order]), 1, _PARTS).astype(np.int64)
+    order = np.repeat(order, times)
     return Histogram(
         start_s=span_s[0],
         stop_s=span_s[1],
         prompts=pairs[order],
-        counts=counts[order],
+        counts=counts[order] / np.repeat(times, times).astype(np.float32),
         tof=bins[order] if sinogram.layout.pet.n_tof > 1 else None,
     )
 

@@ -24,6 +24,7 @@ from recon.pet.project import Bins, LineProjector, Pairs
 
 _TINY = 1e-12
 _FLOOR = 1e-4  # of the brightest voxel at the start; darker ones step as if they had it
+_LEAST = 0.1  # of a voxel that is left after a step
 _ANCHOR = 2  # iterations
 _SEEN = 1e-3  # of the largest sensitivity; voxels below are left empty
 
@@ -176,4 +177,5 @@ def _size(data: ListMode, x: Tensor, prior: RelativeDifference, floor: float) ->
 
 
 def _stepped(data: ListMode, x: Tensor, by: Tensor) -> Tensor:
-    return torch.where(data.seen, (x + by).clamp_min(0), 0.0)
+    """Return the next image; no voxel loses all of itself, for some events it may be the only explanation."""
+    return torch.where(data.seen, torch.maximum(x + by, _LEAST * x), 0.0)

@@ -266,13 +266,13 @@ class Svrg(Bsrem):
     n_iterations: int = 8
     """How often all events are used; every other time twice."""
     relaxation: float = 0.02
-    """How fast steps grow shorter: step k is ``1 / (1 + relaxation (k - 1))``."""
+    """How fast steps grow shorter: step k is ``0.5 / (1 + relaxation (k - 1))``; whole steps diverge."""
 
     _name = "pet.svrg"
 
     def _solve(self, data: ListMode) -> Tensor:
         start, prior = self._begun(data)
-        steps = Relaxation(decay=self.relaxation)
+        steps = Relaxation(first=0.5, decay=self.relaxation)
         return svrg(data, start, prior, n_iterations=self.n_iterations, n_subsets=self.n_subsets, steps=steps)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -164,11 +165,14 @@ def test_raw_data_are_counts(tmp_path: Path) -> None:
     raw = open_raw(sinogram_file(tmp_path))
     (block,) = raw.items()
     assert isinstance(block, Histogram) and raw.scan.pet.n_rings == 4 and raw.scan.patient.position is None
-    assert block.counts.sum() == np.arange(300).sum() and len(block) == 299 and block.tof is None
-    place = {tuple(p): c for p, c in zip(block.prompts.tolist(), block.counts.tolist(), strict=True)}
+    assert block.counts.sum() == pytest.approx(np.arange(300).sum()) and block.tof is None
+    place: dict[tuple[int, int], float] = defaultdict(float)
+    for (a, b), count in zip(block.prompts.tolist(), block.counts.tolist(), strict=True):
+        place[a, b] += count
+    assert len(place) == 299 and block.counts.max() < 10 and len(block) == sum(min(c, 32) for c in range(300))
     # segment +1 of the file: first minus second ring, axial positions towards the head; view 0, middle bin
     stored = np.arange(300).reshape(-1, 5)[-18:].reshape(6, 3, 5)
-    assert place[12 + 0, 6] == stored[0, 2, 2] and place[36 + 0, 24 + 6] == stored[0, 0, 2]
+    assert place[12, 6] == pytest.approx(stored[0, 2, 2]) and place[36, 30] == pytest.approx(stored[0, 0, 2])
 
 
 def test_summed_rings_and_views_share_their_counts(tmp_path: Path) -> None:
@@ -189,8 +193,9 @@ def test_summed_rings_and_views_share_their_counts(tmp_path: Path) -> None:
     data.tofile(tmp_path / "sino.s")
     (block,) = open_raw(path).items()
     assert (block.start_s, block.stop_s) == (5.0, 35.0)
-    np.testing.assert_array_equal(block.counts, 2.0)
-    lines = sorted(map(tuple, block.prompts.tolist()))
+    np.testing.assert_array_equal(block.counts, 1.0)
+    lines = sorted(map(tuple, block.prompts[::2].tolist()))
+    np.testing.assert_array_equal(block.prompts[::2], block.prompts[1::2])
     crystals = crystal_pairs(12, 6, 5)[2:4, 3]
     assert lines == sorted((r * 12 + int(a), (1 - r) * 12 + int(b)) for r in (0, 1) for a, b in crystals)
 
