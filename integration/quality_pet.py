@@ -106,9 +106,9 @@ def virtual_image(protocol: Protocol, exam: PetExam) -> Image:
     ReconError
         It gives no image but previews.
     """
-    simulation = PetSimulation(exam, nema_body(background_bq_per_ml=VIRTUAL_BQ_PER_ML))
     if protocol.modality != "PT":
         raise ConfigError("virtual phantom", expected="a protocol for PET (PT)", got=protocol.modality)
+    simulation = PetSimulation(exam, nema_body(background_bq_per_ml=VIRTUAL_BQ_PER_ML))
     run = Run(simulation.scan, protocol)
     run.open()
     images = [image for item in virtual_items(simulation) for image in run.feed(item)] + list(run.close())

@@ -94,7 +94,7 @@ def histogram(sinogram: Sinogram, span_s: tuple[float, float]) -> Histogram:
         start_s=span_s[0],
         stop_s=span_s[1],
         prompts=pairs[order],
-        counts=counts[order] / np.repeat(times, times).astype(np.float32),
+        counts=(counts[order] / np.repeat(times, times)).astype(np.float32),
         tof=bins[order] if sinogram.layout.pet.n_tof > 1 else None,
     )
 

@@ -145,9 +145,11 @@ def located(image: Image, ratios: Sequence[float] = (RATIO,) * 6) -> Pose:
         return -float(_filled(image, _moved(first, values), level) @ weight)
 
     found = minimize(worse, np.zeros(4), method="Nelder-Mead", options={"initial_simplex": _SIMPLEX, "xatol": 0.05})
-    if -found.fun < _CLEAREST * float(weight @ (np.array(ratios) - 1)):
-        raise _absent(f"a contrast of {-found.fun / max(float(np.abs(weight).sum()), 1e-9):.2f} at the best place")
-    return _moved(first, found.x)
+    pose = _moved(first, found.x)
+    shown = _filled(image, pose, level) / (np.array(ratios) - 1)
+    if shown[-3:].min() < _CLEAREST:
+        raise _absent(f"a contrast of {', '.join(f'{100 * c:.0f} %' for c in shown[-3:])} of the largest three")
+    return pose
 
 
 def _smoothed(image: Image) -> tuple[Floats, float]:
