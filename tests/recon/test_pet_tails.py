@@ -14,7 +14,7 @@ from acquisition.items import Events, Image, TimeFrame
 from acquisition.sources.phantom.objects import Phantom, Tissue
 from acquisition.sources.phantom.pet import SCATTERED, PetSimulation
 from acquisition.sources.phantom.pet_exam import PetExam, gantry
-from acquisition.sources.phantom.pet_objects import WATER, PetObject
+from acquisition.sources.phantom.pet_objects import WATER, PetObject, cylinder
 from acquisition.sources.phantom.solids import Cylinder
 from acquisition.verdict import Level
 from recon.pet.osem import Osem
@@ -165,3 +165,26 @@ def test_without_the_scale_more_scatter_is_taken_for_activity() -> None:
     warm, cold = regions(image)
     assert warm > 1.05 * BQ and cold > 0.07 * BQ
     assert [v.level for v in image.verdicts if v.check == "pet.scatter_scale"] == [Level.FLAG]
+
+
+def test_scatter_from_beyond_the_rings_is_foretold_where_attenuation_is_known() -> None:
+    """A cylinder twice as long as the scanner, whose image ends with the rings."""
+    pet = gantry(n_rings=8, n_crystals=120, ring_pitch_mm=12.0)
+    body = cylinder(radius_mm=90.0, length_mm=240.0, bq_per_ml=BQ)
+    found = PetSimulation(PetExam(pet=pet, duration_s=1.0, efficiency=0.8, randoms="none"), body)
+    pet = found.scan.require_pet()
+    inside = Grid.from_centre((0, 0, 0), shape=(15, 41, 41), spacing_mm=(6, 5, 5), directions=np.eye(3))
+    activity = body.activity.render(inside, subsamples=(1, 2)).astype(np.float32)
+    blocks, per_bq = list(found.events()), pet.tracer.branching / pet.calibration_bq_per_cps
+    pairs, tof = np.concatenate([b.prompts for b in blocks]), np.concatenate([b.tof for b in blocks])
+    scales = []
+    for planes in (41, 15):
+        grid = Grid.from_centre((0, 0, 0), shape=(planes, 41, 41), spacing_mm=(6, 5, 5), directions=np.eye(3))
+        mu = np.maximum(body.body.render(grid, subsamples=(1, 2)), 0).astype(np.float32)
+        seen = attenuation_of(Image(data=mu, grid=grid, unit="1/mm"))
+        model = LineModel(pet, replace(found.normalisation, pet=pet), seen)
+        counts = scatter_counts(activity, inside, seen, norm=model.normalisation, per_bq=per_bq)
+        frame = TimeFrame(start_s=0.0, stop_s=1.0)
+        scales.append(tail_scale(model, (pairs, tof, None), frame, scatter=counts, others=[]).found)
+    assert scales[0] == pytest.approx(1.0, abs=0.07)
+    assert scales[1] > scales[0] + 0.08
