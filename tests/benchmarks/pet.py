@@ -13,11 +13,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from acquisition.geometry import Grid
 from acquisition.items import Events, Image
 from acquisition.scan import Scan
 from acquisition.sources import open_raw
@@ -26,8 +28,10 @@ from acquisition.sources.phantom.pet import PetSimulation
 from acquisition.sources.phantom.pet_exam import PetExam, clinical, gantry
 from acquisition.sources.phantom.pet_objects import cylinder, nema_body
 from acquisition.stream import Chain, Step
-from integration.quality_pet import VIRTUAL_BQ_PER_ML, Filling, PetQuality, measured, virtual_items
+from integration.quality_pet import VIRTUAL_BQ_PER_ML, virtual_items
 from kernels.memory import keep_memory
+from recon.pet.iec import RATIO, Pose, background_mm, located, upright
+from recon.pet.nema import Quality, quality
 from recon.pet.osem import Bsrem, Osem
 from recon.pet.preview import Preview
 from recon.pet.project import LineProjector
@@ -116,21 +120,33 @@ def _print_gain(curves: dict[str, np.ndarray]) -> None:
 
 def _contrast_and_noise(image: Image, width_mm: float) -> tuple[float, float]:
     blurred = GaussianPsf(image.grid, width_mm)(torch.from_numpy(image.data)).numpy()
-    spheres = _measured(replace(image, data=blurred)).nema.spheres[2:]
+    spheres = _measured(replace(image, data=blurred)).spheres[2:]
     return (
         float(np.mean([s.contrast_percent for s in spheres])),
         float(np.mean([s.variability_percent for s in spheres])),
     )
 
 
-def _measured(image: Image) -> PetQuality:
-    return measured(image, Filling(background_bq_per_ml=VIRTUAL_BQ_PER_ML))
+@cache
+def _places() -> tuple[Pose, tuple[tuple[float, float], ...]]:
+    """Return how the phantom lies and the background regions, the same ones for all images."""
+    axes = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+    grid = Grid.from_centre((0.0, 0.0, 0.0), shape=(31, 85, 85), spacing_mm=(4.0, 4.0, 4.0), directions=axes)
+    truth = Image(data=nema_body().activity.render(grid, subsamples=(2, 2)), grid=grid, unit="Bq/mL")
+    pose = located(truth)
+    return pose, background_mm(truth, pose)
 
 
-def _row(name: str, method: str, found: PetQuality) -> str:
-    contrast = ", ".join(f"{s.contrast_percent:.0f}" for s in found.nema.spheres)
-    noise = ", ".join(f"{s.variability_percent:.1f}" for s in found.nema.spheres)
-    return f"| {name} | {method} | {contrast} | {noise} | {found.nema.lung_percent:.1f} | {found.bias_percent:+.1f} |"
+def _measured(image: Image) -> Quality:
+    pose, regions = _places()
+    return quality(upright(image), pose.spheres((RATIO,) * 6), background_mm=regions, lung_mm=pose.centre_mm)
+
+
+def _row(name: str, method: str, found: Quality) -> str:
+    contrast = ", ".join(f"{s.contrast_percent:.0f}" for s in found.spheres)
+    bias = 100 * (found.background / VIRTUAL_BQ_PER_ML - 1)
+    noise = ", ".join(f"{s.variability_percent:.1f}" for s in found.spheres)
+    return f"| {name} | {method} | {contrast} | {noise} | {found.lung_percent:.1f} | {bias:+.1f} |"
 
 
 def _image(step: Step, scan: Scan, items: list) -> Image:
