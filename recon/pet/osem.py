@@ -63,6 +63,10 @@ class _ListModeStep(VoxelOptions):
     _name = "pet.osem"
 
     def __post_init__(self) -> None:
+        low, high = self.scatter_limits
+        if not 0 < low <= high:
+            got = f"{low}, {high}"
+            raise ConfigError(self._name, expected="scatter_limits above 0, the least first", got=got)
         if min(self.n_iterations, self.n_subsets) < 1 or min((self.psf_mm, self.filter_mm, *self.frames_s)) < 0:
             raise ConfigError(
                 self._name,

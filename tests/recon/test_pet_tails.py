@@ -9,6 +9,7 @@ from functools import cache
 import numpy as np
 import pytest
 
+from acquisition.errors import ConfigError
 from acquisition.geometry import Grid
 from acquisition.items import Events, Image, TimeFrame
 from acquisition.sources.phantom.objects import Phantom, Tissue
@@ -17,6 +18,7 @@ from acquisition.sources.phantom.pet_exam import PetExam, gantry
 from acquisition.sources.phantom.pet_objects import WATER, PetObject, cylinder
 from acquisition.sources.phantom.solids import Cylinder
 from acquisition.verdict import Level
+from integration.steps import make
 from recon.pet.osem import Osem
 from recon.pet.scattered import scatter_counts
 from recon.pet.sensitivity import LineModel, attenuation_of
@@ -188,3 +190,10 @@ def test_scatter_from_beyond_the_rings_is_foretold_where_attenuation_is_known() 
         scales.append(tail_scale(model, (pairs, tof, None), frame, scatter=counts, others=[]).found)
     assert scales[0] == pytest.approx(1.0, abs=0.07)
     assert scales[1] > scales[0] + 0.08
+
+
+@pytest.mark.parametrize("limits", [(2.0, 0.5), (0.0, 1.0)])
+def test_limits_that_are_none_are_refused(limits: tuple[float, float]) -> None:
+    with pytest.raises(ConfigError, match=r"pet\.osem: expected scatter_limits above 0, the least first, got"):
+        Osem(scatter_limits=limits)
+    assert make("pet.osem", {"scatter_limits": [0.8, 1.2]}, where="test").scatter_limits == (0.8, 1.2)
