@@ -253,6 +253,10 @@ class PetHeader:
     """Transaxial indices within a block that are gaps without a crystal."""
     max_ring_difference: int | None = None
     """Greatest difference of rings in coincidence; None: any."""
+    fov_mm: float | None = None
+    """Distance from the axis beyond which lines are never counted [mm]; None: all lines are."""
+    beds_mm: tuple[float, ...] = ()
+    """Positions of the table, in the order in which they are measured [mm]; empty: not told."""
     n_tof: int = 1
     """Time-of-flight bins; 1: none."""
     tof_bin_mm: float = 0.0

@@ -185,8 +185,8 @@ def _reach(grid: Grid) -> float:
 
 
 def _key(model: LineModel, grid: Grid, most_lines: int) -> str:
-    parts = [repr((model.pet, grid, most_lines, model.normalisation.fov_mm)).encode()]
-    parts += [detectors_mm(model.pet).tobytes(), model.normalisation.crystals.tobytes()]
+    parts = [repr((model.pet, grid, most_lines)).encode()]
+    parts += [detectors_mm(model.pet).tobytes(), model.normalisation.key()]
     if model.attenuation is not None:
         parts += [repr(model.attenuation.grid).encode(), model.attenuation.mu_per_mm.tobytes()]
     return hashlib.sha256(b"|".join(parts)).hexdigest()
