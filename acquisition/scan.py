@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -309,6 +310,8 @@ class Scan:
     """Present exactly when modality is PT."""
     header: str = ""
     """The header as it came (XML), for the record."""
+    companions: Path | None = None
+    """Folder within which files lie that a protocol may name for this scan; None: anywhere."""
     verdicts: tuple[Verdict, ...] = ()
     """What was repaired or assumed while the header was read."""
 

@@ -23,7 +23,7 @@ from recon.pet.gather import Gathered, equivalent_s
 from recon.pet.likelihood import ListMode, osem
 from recon.pet.psf import GaussianPsf
 from recon.pet.sensitivity import CACHE
-from recon.pet.volume import VoxelOptions, gantry_grid, in_patient, inside
+from recon.pet.volume import VoxelOptions, at_table, gantry_grid, in_patient, inside
 
 OUTPUT = "preview"
 _LINES = 400_000
@@ -69,7 +69,7 @@ class Preview(VoxelOptions):
         """
         pet = checked(scan.require_pet(), f"scan {scan.uid}")
         self._pet, self._grid = pet, gantry_grid(pet, self)
-        self._shown, self._data = in_patient(self._grid, scan), Gathered(pet, f"scan {scan.uid}")
+        self._scan, self._data = scan, Gathered(pet, f"scan {scan.uid}", scan.patient.position)
         self._next_s, self._n_made, self._last = self.every_s, 0, torch.zeros(0)
         self._sensitivity = CACHE.get(self._data.model, self._grid, most_lines=_LINES)
         bins = np.zeros(1, np.int16) if pet.n_tof > 1 else None
@@ -85,7 +85,12 @@ class Preview(VoxelOptions):
             self._sensitivity = CACHE.get(self._data.model, self._grid, most_lines=_LINES)
         if not isinstance(item, Events):
             return
+        moves = self._data.moves(item)
+        if moves:
+            self._data, self._last = self._data.moved(), torch.zeros(0)
         self._data.takes(item)
+        if moves:
+            self._sensitivity = CACHE.get(self._data.model, self._grid, most_lines=_LINES)
         if item.stop_s >= self._next_s - 1e-6:
             self._next_s = (np.floor(item.stop_s / self.every_s + 1e-6) + 1) * self.every_s
             if any(len(b) for b in self._data.blocks):
@@ -111,7 +116,7 @@ class Preview(VoxelOptions):
         self._last, self._n_made = x, self._n_made + 1
         return Image(
             data=GaussianPsf(self._grid, self.filter_mm)(x).numpy(),
-            grid=self._shown,
+            grid=in_patient(at_table(self._grid, self._data.shift_mm), self._scan),
             unit="a.u.",
             output=OUTPUT,
             position=Position(repetition=frame.index),
