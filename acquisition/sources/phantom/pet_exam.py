@@ -101,8 +101,8 @@ class PetExam:
         if not positive or not 0 < self.efficiency <= 1 or least < 0 or not self.beds_mm:
             raise ConfigError(
                 "PET exam",
-                expected="times and sizes above 0, an efficiency of up to 1, a position of the table, spread, dead time, "
-                "pause and breath of 0 or more",
+                expected="times and sizes above 0, an efficiency of up to 1, a position of the table, "
+                "spread, dead time, pause and breath of 0 or more",
                 got=f"{self.duration_s} s in {self.block_s} s, window {self.window_ns} ns, {self.fov_mm} mm, "
                 f"efficiency {self.efficiency} +- {self.spread}, dead time {self.dead_time_s} s, {self.breath_s} s",
             )
