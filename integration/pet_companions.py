@@ -29,6 +29,7 @@ from acquisition.verdict import Level, Verdict
 from integration.companion import companion
 from integration.dicom.read import read_images
 
+_AIR_HU = -500.0
 _TISSUE_PER_MM = 0.005  # between lung and fat
 _PLAUSIBLE_PER_MM = (0.005, 0.1)  # the greatest value of a map: fat to steel
 
@@ -145,6 +146,13 @@ class AttenuationFile:
     def _mu(self, image: Image, grid: Grid) -> Image:
         if image.unit != "HU":
             return mu_on(image, grid)
+        if image.data.min(initial=0.0) > _AIR_HU:
+            raise DataError(
+                f"CT {Path(self.path).name}",
+                expected=f"air, below {_AIR_HU:g} HU",
+                got=f"{image.data.min():.4g} HU at least",
+                action="say in which unit it is: pet.attenuation.unit",
+            )
         kvp = self.kvp or float(image.attributes.get("KVP") or 120.0)
         vendor = image.attributes.get("Manufacturer", "")
         return mu_map(image, grid, fwhm_mm=self.fwhm_mm, kvp=kvp, vendor=vendor)

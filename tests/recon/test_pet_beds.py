@@ -126,6 +126,8 @@ def test_decay_and_attenuation_that_do_not_follow_the_table_show() -> None:
     assert data.shift_mm == 0 and data.model.attenuation is still
     last = next(e for e in counted() if e.bed_mm == -60.0)
     assert data.moves(last) and not data.moves(counted()[1])
+    with pytest.raises(DataError, match="expected the table at 0 mm, got -60 mm"):
+        data.takes(last)
     moved = data.moved()
     moved.takes(last)
     assert moved.shift_mm == -60.0
