@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import product
 
 import numpy as np
 import torch
@@ -19,8 +17,9 @@ from acquisition.ct_geometry import checked, fan_angles, row_heights_mm, row_pit
 from acquisition.errors import DataError, HeaderError, ReconError
 from acquisition.items import Image, Item, Projections
 from acquisition.scan import CtHeader, Scan
-from kernels.ct_cone import backproject_cone
-from kernels.ct_tile import BLOCK, LANES
+from kernels.ct_tile import BLOCK
+from kernels.registry import device
+from recon.ct.backend import backend
 from recon.ct.kernel import kernel_name, modulation, padded, response
 from recon.ct.rays import SHIFTS
 from recon.ct.redundancy import redundancy
@@ -29,7 +28,6 @@ from recon.ct.slices import Wanted, planned
 _LOG = logging.getLogger(__name__)
 _CHUNK = 16  # views that are filtered together
 _BATCH = 32  # slices that are reconstructed together
-_TILE = 128  # pixels along x and y that are backprojected together
 
 
 @dataclass(kw_only=True)
@@ -57,7 +55,7 @@ class Cone(Wanted):
         self._uid, self._ct, self._plan = scan.uid, ct, planned(scan, ct, self, radius_mm=self._reach)
         self._heads: list[NDArray[np.void]] = []
         self._data: list[NDArray[np.float32]] = []
-        self._n_made, self._received_s = 0, 0.0
+        self._n_made, self._received_s, self._backprojected = 0, 0.0, backend().cone()
 
     def feed(self, item: Item) -> Iterator[Item]:
         """Take views; give the slices of a table position when the next one begins. Everything else passes.
@@ -120,8 +118,8 @@ class Cone(Wanted):
                 self._n_made += 1
                 yield replace(image, last_readout_s=self._received_s)
 
-    def _filtered(self, head: NDArray[np.void], data: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-        """Return weighted, filtered views (view, row, channel), as wide on both sides, and padded.
+    def _filtered(self, head: NDArray[np.void], data: list[NDArray[np.float32]]) -> torch.Tensor:
+        """Return weighted, filtered views (view, row, channel), as wide on both sides, and padded, on the device.
 
         Filtered rows do not end where the detector does: the side that is shorter goes on as far as the other.
         """
@@ -137,42 +135,28 @@ class Cone(Wanted):
         weights = redundancy(sign * angle, fan[::order], where=where)[:, ::order]
         weights = weights * np.gradient(sign * angle)[:, None]
         before, width = self._missing[0], sum(self._missing) + ct.n_channels
-        tilt, spectrum = _tilt(ct), _spectrum(ct, self.kernel, width)
+        tilt, spectrum = _tilt(ct), _spectrum(ct, self.kernel, width).to(device())
         rows = torch.zeros((_CHUNK, ct.n_rows, 2 * (len(spectrum) - 1)))
         measured = rows.numpy()[..., before : before + ct.n_channels]
-        out = np.zeros((len(head), ct.n_rows, width + BLOCK), np.float32)
+        out = torch.empty((len(head), ct.n_rows, width + BLOCK), device=device())
+        out[..., width:] = 0
         for start in range(0, len(head), _CHUNK):
             views = data[start : start + _CHUNK]
             measured[: len(views)] = views
             measured[: len(views)] *= tilt
             measured[: len(views)] *= weights[start : start + _CHUNK, None, :].astype(np.float32)
-            ramped = torch.fft.irfft(torch.fft.rfft(rows[: len(views)]) * spectrum, n=rows.shape[-1])
-            out[start : start + _CHUNK, :, :width] = ramped[..., :width].numpy()
+            ramped = torch.fft.irfft(torch.fft.rfft(rows[: len(views)].to(device())) * spectrum, n=rows.shape[-1])
+            out[start : start + _CHUNK, :, :width] = ramped[..., :width]
         return out
 
-    def _planes(
-        self, views: NDArray[np.float32], angles: NDArray[np.float64], zs: NDArray[np.float64]
-    ) -> NDArray[np.float32]:
+    def _planes(self, views: torch.Tensor, angles: NDArray[np.float64], zs: NDArray[np.float64]) -> NDArray[np.float32]:
         """Return attenuation (z, y, x) at heights `zs` above the focal spot [mm]."""
         ct, xs, ys = self._ct, self._plan.xs, self._plan.ys
         curved = 1.0 if ct.detector == "cylindrical" else 0.0
         distances = (ct.source_isocentre_mm, ct.source_detector_mm)
         detector = (*distances, ct.centre[1] + self._missing[0], ct.centre[0], ct.pitch_mm[1], ct.pitch_mm[0], curved)
-        spacing = float(zs[1] - zs[0]) if len(zs) > 1 else ct.pitch_mm[0]
-        out = np.empty((len(zs), len(ys), len(xs)), np.float32)
-
-        def part(corner: tuple[int, int, int]) -> None:
-            k, y, x = corner
-            here = (slice(y, y + _TILE), slice(x, x + _TILE))
-            tile = np.zeros((len(ys[here[0]]), len(xs[here[1]]), LANES), np.float32)
-            place = (xs[here[1]], ys[here[0]], float(zs[k]), spacing)
-            backproject_cone(views, np.ascontiguousarray(angles, np.float64), detector, place, tile)
-            out[k : k + LANES, *here] = tile.transpose(2, 0, 1)[: len(zs) - k]
-
-        corners = product(*(range(0, len(a), n) for a, n in ((zs, LANES), (ys, _TILE), (xs, _TILE))))
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            list(pool.map(part, corners))
-        return out
+        axes = (xs, ys, np.asarray(zs, np.float64))
+        return self._backprojected(views, angles.astype(np.float64), detector, axes).cpu().numpy()
 
 
 def _tilt(ct: CtHeader) -> NDArray[np.float32]:

@@ -22,10 +22,11 @@ from acquisition.errors import ConfigError, ReconError
 from acquisition.items import Image, Item, Projections
 from acquisition.scan import Scan
 from acquisition.verdict import Level, Verdict
-from kernels.smoothness import hyperbola
+from kernels.registry import device
+from recon.ct.backend import backend
 from recon.ct.gather import TablePositions, Volume, heights_mm, reach_mm, surrounding
 from recon.ct.ordered import Subset, Update, curvature, nesterov, ordered_subsets, split
-from recon.ct.project import ConeProjector, shared
+from recon.ct.project import ConeProjector
 from recon.ct.slices import SliceOptions, planned
 from recon.ct.statistics import currents, estimated, trust
 from recon.prior import TotalVariation
@@ -101,11 +102,13 @@ class _Iterative(SliceOptions):
     def _reconstructed(self, views: Projections) -> Iterator[Image]:
         zs, volume = heights_mm(self._ct, self._plan, views.head), surrounding(self._ct, self._plan, views.head)
         projector = ConeProjector(self._ct, views.head, volume.grid)
-        whole = Subset(projector=projector, lines=torch.from_numpy(views.data), weights=self._weights(projector, views))
-        mu, unexplained = self._solved(whole, volume)
+        lines, weights = torch.from_numpy(views.data), self._weights(projector, views)
+        whole = Subset(projector=projector, lines=lines.to(device()), weights=weights.to(device()))
+        solved, unexplained = self._solved(whole, volume)
+        mu = solved.cpu().numpy()
         verdict = _explained(unexplained, self.flag_above)
         for z in zs:
-            image = volume.image(mu.numpy(), self._plan, z, self._n_made)
+            image = volume.image(mu, self._plan, z, self._n_made)
             self._n_made += 1
             yield replace(image, last_readout_s=views.received_s).with_verdicts(verdict)
 
@@ -117,7 +120,7 @@ class _Iterative(SliceOptions):
         bend = curvature(split(whole, stages[0][0]))
         update = self._update(bend, volume)
         energy = float((whole.weights * whole.lines.square()).double().sum())
-        x, done, left = torch.zeros(volume.grid.shape), 0, [0.0]
+        x, done, left = torch.zeros(volume.grid.shape, device=device()), 0, [0.0]
 
         def report(iteration: int, misfit: float, change: float) -> None:
             left[0] = float(np.sqrt(misfit / max(energy, _TINY)))
@@ -154,7 +157,7 @@ class Sirt(_Iterative):
     _name = "ct.sirt"
 
     def _weights(self, projector: ConeProjector, views: Projections) -> Tensor:
-        lengths = projector(torch.ones(projector.domain))
+        lengths = projector(torch.ones(projector.domain, device=device()))
         return torch.where(lengths > 0, 1 / lengths.clamp_min(_TINY), 0.0)
 
     def _update(self, bend: Tensor, volume: Volume) -> Update:
@@ -231,16 +234,12 @@ class Pwls(_Weighted):
         weights = share * np.prod(volume.grid.spacing_mm) / (distance * self.slope_hu_per_mm * per_hu) ** 2
         edges = self.edge_hu_per_mm * per_hu * distance
         neighbours = (steps, weights.astype(np.float32), edges.astype(np.float32))
-        slope, stiff = torch.empty_like(bend), torch.empty_like(bend)
+        slope, stiff, smoothed = torch.empty_like(bend), torch.empty_like(bend), backend().hyperbola
 
         def update(z: Tensor, down: Tensor) -> Tensor:
             slope.copy_(down)
             stiff.copy_(bend)
-
-            def part(at: slice) -> None:
-                hyperbola(z.numpy(), neighbours, (at.start, at.stop), slope.numpy(), stiff.numpy())
-
-            shared(part, z.shape[1])
+            smoothed(z, neighbours, slope, stiff)
             return (z - slope / stiff.clamp_min(_TINY)).clamp_min_(0)
 
         return update
