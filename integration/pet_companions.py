@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Literal
 
@@ -75,6 +76,8 @@ class AttenuationFile:
 
     path: str = ""
     """Map or CT: Interfile header (.hv), NIfTI file, DICOM folder of one CT series; empty: none."""
+    hardware: str = ""
+    """Map of table and coils, of the same kinds, that is added to the first; empty: none."""
     unit: Literal["", "1/cm", "1/mm", "HU"] = ""
     """What the values are; empty: as the file says, of an Interfile image that does not 1/cm."""
     kvp: float = 0.0
@@ -107,13 +110,16 @@ class AttenuationFile:
         self._found: tuple[Item, ...] = ()
         if not self.path:
             return
-        path = companion(self.path, scan, where="pet.attenuation path")
-        image = self._read(path)
-        moved = np.add(image.grid.origin_mm, self.shift_mm).tolist()
-        image = replace(image, grid=replace(image.grid, origin_mm=tuple(moved)))
-        grid = covering(image.grid, scan, voxel_mm=self.voxel_mm)
-        mu = self._mu(image, grid)
-        self._found = (mu, *image.verdicts, _checked(mu, scan, path.name))
+        names = {"path": self.path, "hardware": self.hardware}
+        paths = [companion(v, scan, where=f"pet.attenuation {key}") for key, v in names.items() if v]
+        images = [self._read(path) for path in paths]
+        grid = covering([image.grid for image in images], scan, voxel_mm=self.voxel_mm)
+        mu = self._mu(images[0], grid)
+        _checked_range(mu, paths[0].name)
+        for more in images[1:]:
+            mu = replace(mu, data=mu.data + self._mu(more, grid).data)
+        told = dict.fromkeys(v for image in images for v in image.verdicts)
+        self._found = (mu, *told, _checked(mu, scan, paths[0].name))
 
     def feed(self, item: Item) -> Iterator[Item]:
         """Give the map before the first item; pass everything on."""
@@ -141,7 +147,8 @@ class AttenuationFile:
                 got=f"{path.name}: {image.data.shape} in {image.unit}",
                 action="say what it is, e.g. --set pet.attenuation.unit=HU",
             )
-        return image
+        x, y, z = np.add(image.grid.origin_mm, self.shift_mm).tolist()
+        return replace(image, grid=replace(image.grid, origin_mm=(x, y, z)))
 
     def _mu(self, image: Image, grid: Grid) -> Image:
         if image.unit != "HU":
@@ -158,13 +165,13 @@ class AttenuationFile:
         return mu_map(image, grid, fwhm_mm=self.fwhm_mm, kvp=kvp, vendor=vendor)
 
 
-def covering(own: Grid, scan: Scan, *, voxel_mm: float) -> Grid:
-    """Return voxels along the gantry's axes, as they lie in the patient, that hold all of a map within the rings.
+def covering(maps: list[Grid], scan: Scan, *, voxel_mm: float) -> Grid:
+    """Return voxels along the gantry's axes, as they lie in the patient, that hold all of some maps within the rings.
 
     Parameters
     ----------
-    own
-        Voxels of the map, in the patient.
+    maps
+        Voxels of the maps, in the patient.
     scan
         Tells the rings, and how the patient lies in them.
     voxel_mm
@@ -173,10 +180,10 @@ def covering(own: Grid, scan: Scan, *, voxel_mm: float) -> Grid:
     Raises
     ------
     DataError
-        The map lies beside the rings.
+        The maps lie beside the rings.
     """
     axes, radius = np.array(patient_axes(scan.patient.position)), scan.require_pet().radius_mm
-    corners = [own.world((z, y, x)) for z in (0, own.shape[0]) for y in (0, own.shape[1]) for x in (0, own.shape[2])]
+    corners = [own.world(at) for own in maps for at in product(*((0, n - 1) for n in own.shape))]
     places = np.array(corners) @ axes.T
     low, high = places.min(0) - voxel_mm, places.max(0) + voxel_mm
     low[:2], high[:2] = np.maximum(low[:2], -radius), np.minimum(high[:2], radius)
@@ -205,14 +212,7 @@ def _series(folder: Path) -> Image:
     return found[0]
 
 
-def _checked(mu: Image, scan: Scan, name: str) -> Verdict:
-    """Return a finding on the map: whether it covers the rings from end to end.
-
-    Raises
-    ------
-    DataError
-        It holds no attenuation that is plausible, or none between the rings.
-    """
+def _checked_range(mu: Image, name: str) -> None:
     low, high = _PLAUSIBLE_PER_MM
     most = float(mu.data.max(initial=0.0))
     if not low <= most <= high:
@@ -222,6 +222,16 @@ def _checked(mu: Image, scan: Scan, name: str) -> Verdict:
             got=f"{10 * most:.4g} 1/cm",
             action="say in which unit it is: pet.attenuation.unit",
         )
+
+
+def _checked(mu: Image, scan: Scan, name: str) -> Verdict:
+    """Return a finding on the map: whether it covers the rings from end to end.
+
+    Raises
+    ------
+    DataError
+        There is no tissue between the rings.
+    """
     pet, grid = scan.require_pet(), mu.grid
     axis = np.array(patient_axes(scan.patient.position))[2]
     z = float(axis @ grid.origin_mm) + grid.spacing_mm[0] * np.arange(grid.shape[0])
@@ -247,7 +257,7 @@ def _checked(mu: Image, scan: Scan, name: str) -> Verdict:
         value=lacking,
         limit=2 * grid.spacing_mm[0],
         unit="mm",
-        evidence=f"greatest value {10 * most:.3g} 1/cm",
+        evidence=f"greatest value {10 * float(mu.data.max()):.3g} 1/cm",
     )
 
 

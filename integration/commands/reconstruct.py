@@ -36,6 +36,7 @@ EXAMPLES = """
 
 _RAW = "ISMRMRD/MRD file, recording, BART .cfl, folder of DICOM-CT-PD views, PETSIRD file, or list-mode's header"
 _PROGRESS_S = 0.5
+_FILES = ("path", "hardware")
 _WITH_FILE = ("pet.normalisation", "pet.attenuation")
 
 
@@ -126,7 +127,7 @@ def job_of(raw: RawFile, protocol: Protocol) -> str:
     size = raw.path.stat().st_size if raw.path.is_file() else 0  # of a folder it says nothing of what is in it
     digest = hashlib.sha256(f"{raw.scan.uid}\n{raw.scan.header}\n{size}\n".encode())
     digest.update("\n".join((protocol.name, *protocol.summary())).encode())
-    named = [Path(str(v["path"])) for step, v in protocol.steps if step in _WITH_FILE and v.get("path")]
+    named = [Path(str(v[key])) for step, v in protocol.steps if step in _WITH_FILE for key in _FILES if v.get(key)]
     if files := [path for path in named if path.exists()]:
         digest.update(fingerprint(files).encode())
     return f"offline-{digest.hexdigest()[:24]}"

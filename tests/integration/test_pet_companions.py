@@ -171,6 +171,24 @@ def test_a_shift_is_added_in_the_patient(tmp_path: Path) -> None:
     np.testing.assert_allclose(places.mean(axis=0), np.add(BLOCK, (-10.0, 20.0, -30.0)), atol=2.5)
 
 
+def test_the_hardware_is_added_where_it_lies(tmp_path: Path) -> None:
+    """Table and coils have a map of their own, on other voxels; a table alone is no patient."""
+    path = interfile(tmp_path)
+    matrix = np.array([[-6.0, 0, 0, 150.0], [0, -6.0, 0, -90.0], [0, 0, 6.0, -75.0]])
+    table = np.full((26, 6, 51), 0.008, "f4")  # 90 to 120 mm behind the axis
+    nifti(tmp_path / "table.nii", table, matrix)
+    both = AttenuationFile(path=str(path), hardware=str(tmp_path / "table.nii"), unit="1/mm")
+    with pytest.raises(DataError, match=r"map mu\.hv: .* got 1\.5 1/cm"):
+        both.open(scan_of())  # the unit holds for both
+    nifti(tmp_path / "table.nii", table * 10, matrix)
+    mu = fed(AttenuationFile(path=str(path), hardware=str(tmp_path / "table.nii"), unit="1/cm"), scan_of())[0]
+    assert isinstance(mu, Image)
+    index = np.argwhere((mu.data > 0.0079) & (mu.data < 0.0081))[:, ::-1]
+    places = index @ mu.grid.affine[:3, :3].T + mu.grid.affine[:3, 3]
+    assert places[:, 1].min() > 88 and places[:, 1].max() < 122 and np.ptp(places[:, 0]) > 290
+    assert mu.data.max() == pytest.approx(0.015, rel=1e-4)
+
+
 def test_a_map_that_ends_within_the_rings_is_marked(tmp_path: Path) -> None:
     long = fed(AttenuationFile(path=str(interfile(tmp_path))), scan_of())[-1]
     short = fed(AttenuationFile(path=str(dicom(tmp_path)), shift_mm=(0, 0, -40.0)), scan_of())[-1]
