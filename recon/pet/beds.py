@@ -21,7 +21,7 @@ from acquisition.verdict import Level, Verdict
 
 _WHOLE = 1e-3  # of a slice: nearer than this a slice is taken as it is
 _DIFFERENT = 0.1
-_CORE = 0.2  # of the greatest weight: voxels that both positions see well
+_CORE = 0.2  # of the greatest weight: slices that both positions see well
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,7 +52,7 @@ def _joined(parts: list[BedImage]) -> Image:
         weight = _along(part.weight, at)
         total += _along(part.weight * part.image.data, at)
         weights += weight
-        heavy = weight.sum(axis=(1, 2), dtype=float)
+        heavy = _per_slice(weight)
         main, most = np.where(heavy > most, n, main), np.maximum(heavy, most)
     first = parts[0].image
     verdicts = dict.fromkeys(v for p in parts for v in p.image.verdicts)
@@ -142,12 +142,18 @@ def _checked(parts: list[BedImage]) -> tuple[Verdict, ...]:
 
 
 def _difference(one: BedImage, other: BedImage) -> float | None:
-    """Return by which part the activity of both differs where both see well; None: they see nothing in common."""
-    grid = one.image.grid
-    at = _slices(other.image.grid, grid)
-    weight = np.sqrt(one.weight * _along(other.weight, at))
-    core = weight > _CORE * max(float(one.weight.max()), 1e-30)
+    """Return by which part the activity of both differs in the slices that both see well; None: they share none.
+
+    Whole slices are compared: through the air beside a patient most counts come, but no activity is there.
+    """
+    at = _slices(other.image.grid, one.image.grid)
     if not np.isfinite(at).any():
         return None
-    sums = [float((weight * data)[core].sum()) for data in (one.image.data, _along(other.image.data, at))]
+    weight = np.sqrt(_per_slice(one.weight) * _per_slice(_along(other.weight, at)))
+    weight = np.where(weight > _CORE * weight.max(), weight, 0)
+    sums = [float(weight @ _per_slice(data)) for data in (one.image.data, _along(other.image.data, at))]
     return abs(sums[0] - sums[1]) / max(sum(sums) / 2, 1e-30)
+
+
+def _per_slice(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    return values.sum(axis=(1, 2), dtype=float)
