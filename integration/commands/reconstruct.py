@@ -75,8 +75,7 @@ def run(options: argparse.Namespace) -> int:
     keep_memory()
     raw = open_raw(options.raw)
     protocol = router.choose(Library(options.protocols), raw.scan, options.protocol)
-    named = {f"{step}.path": getattr(options, step[4:]) for step in _WITH_FILE}
-    protocol = protocol.with_changes(changes_of(options.set) | {k: str(path) for k, path in named.items() if path})
+    protocol = protocol.with_changes(changes_of(options.set) | _files_of(options))
     job = job_of(raw, protocol)
     exporter = FolderExporter(options.out, raw.scan, job=job) if options.out else None
     work, volumes, paths, seen = Run(raw.scan, protocol), Volumes(), list[str](), dict[Verdict, None]()
@@ -98,6 +97,7 @@ def run(options: argparse.Namespace) -> int:
             got="none",
             action="is it a noise or adjustment scan? `isocenter protocols explain RAW` tells what would fit",
         )
+    found = dict.fromkeys([*seen, *work.verdicts])  # what the header says is in every image and of the scan
     report = {
         "protocol": protocol.name,
         "job": job,
@@ -106,12 +106,17 @@ def run(options: argparse.Namespace) -> int:
         "dicom_dir": str(options.out) if options.out else None,
         "files": len(paths),
         "seconds": round(seconds, 3),
-        "verdicts": [v.as_dict() for v in [*seen, *work.verdicts]],
+        "verdicts": [v.as_dict() for v in found],
     }
     if options.npy:
         report["npy"] = volumes.write(options.npy)
-    _tell(report, [*seen, *work.verdicts], as_json=options.json)
+    _tell(report, found, as_json=options.json)
     return 0
+
+
+def _files_of(options: argparse.Namespace) -> dict[str, object]:
+    named = {f"{step}.path": getattr(options, step.removeprefix("pet.")) for step in _WITH_FILE}
+    return {key: str(path) for key, path in named.items() if path}
 
 
 def reconstructed(work: Run, items: Iterable[object]) -> Iterator[Image]:

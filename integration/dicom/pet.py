@@ -21,7 +21,7 @@ from acquisition.items import Image, Kind, Position
 from acquisition.scan import Scan, Tracer
 from acquisition.verdict import Level, Verdict
 from integration.dicom import common, pixels
-from integration.dicom.series import Grey, SliceSeries
+from integration.dicom.series import CONVENTIONAL, Grey, SliceSeries
 from integration.dicom.text import Elements
 
 PET_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.128"
@@ -29,6 +29,7 @@ UNITS = {"Bq/mL": "BQML", "g/mL": "GML", "%": "PCNT", "1/cm": "1CM"}
 """Our unit -> Units (PS3.3 C.8.9.1.1.3); NONE for others."""
 _DECAY = {"start": "START", "injection": "ADMIN"}
 _STORED_TOP = 32767
+_PREVIEW = "preview"
 _NUCLIDES = {
     "^11^Carbon": "C-105A1",
     "^13^Nitrogen": "C-107A1",
@@ -130,8 +131,9 @@ class PetModality:
         ]
 
     def words(self, image: Image) -> tuple[str, ...]:
-        """Return the phase of the breath or heart; frames of time share a series."""
-        return (f"phase {image.position.phase + 1}",) if image.position.phase else ()
+        """Return the phase of the breath or heart, and that a preview is none to measure in; frames share a series."""
+        warning = ("not quantitative",) if image.output == _PREVIEW else ()
+        return (*warning, *((f"phase {image.position.phase + 1}",) if image.position.phase else ()))
 
     def series_elements(self, image: Image) -> Elements:
         """Return units, corrections and kind of series."""
@@ -146,7 +148,7 @@ class PetModality:
         date, time = f"{self._start:%Y%m%d}", f"{self._start:%H%M%S.%f}"
         methods = {name: _DONE[word] if word in corrected else "NONE" for word, name in _METHODS.items()}
         return {
-            "ImageType": ("ORIGINAL" if image.output in ("conventional", "preview") else "DERIVED", "PRIMARY"),
+            "ImageType": _image_type(image.output),
             "SeriesDate": date,
             "SeriesTime": time,
             "Units": UNITS.get(image.unit, "NONE"),
@@ -258,6 +260,13 @@ def _times(told: str, n: int) -> list[dict[str, str]]:
     """Return begin and end of each of n slices, where the table was moved: they differ; else nothing."""
     spans = [span.split(":") for span in told.split()]
     return [{"frame_start_s": a, "frame_stop_s": b} for a, b in spans] if len(spans) == n else [{} for _ in range(n)]
+
+
+def _image_type(output: str) -> tuple[str, ...]:
+    """Return ImageType; that of a preview is no other image's."""
+    if output == _PREVIEW:
+        return ("ORIGINAL", "PRIMARY", "PREVIEW")
+    return ("ORIGINAL" if output == CONVENTIONAL else "DERIVED", "PRIMARY")
 
 
 def _orientation(position: str | None) -> Elements:

@@ -20,7 +20,7 @@ from acquisition.items import Image
 from acquisition.verdict import Level, Verdict
 
 _WHOLE = 1e-3  # of a slice: nearer than this a slice is taken as it is
-_DIFFERENT = 0.1
+_DIFFERENT = 0.15
 _CORE = 0.2  # of the greatest weight: slices that both positions see well
 
 

@@ -158,7 +158,7 @@ def clock_s(time: str) -> float:
 
 
 def test_a_preview_follows_the_table() -> None:
-    step = Preview(**VOXELS, slice_mm=5.0, every_s=30.0, n_iterations=1)
+    step = Preview(**VOXELS, slice_mm=5.0, every_s=30.0)
     pictures = [i for i in run(step, [*given(), *counted()]) if isinstance(i, Image) and i.output == "preview"]
     assert sorted({i.grid.centre_mm[2] for i in pictures}) == [0.0, 30.0, 60.0]
 
