@@ -282,6 +282,22 @@ class Position:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Enhancement:
+    """The network that changed an image."""
+
+    card: str
+    """Name of its card."""
+    version: str
+    """Version of the card."""
+    sha256: str
+    """Of the weights, hexadecimal."""
+    strength: float
+    """0: the conventional image ... 1: the network's."""
+    engine: str
+    """What it ran on, with the precision."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
     """Where an image comes from."""
 
@@ -293,6 +309,8 @@ class Provenance:
     """Name and version of this software."""
     notes: Mapping[str, str] = field(default_factory=dict)
     """Facts a physicist asks for, e.g. noise source, acceleration, kernel."""
+    network: Enhancement | None = None
+    """What changed it, where it is not the conventional image."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
