@@ -51,3 +51,8 @@ def is_crystal(pet: PetHeader) -> NDArray[np.bool_]:
     """Return which detectors are crystals and not gaps, shape (n_rings * n_crystals,)."""
     within = np.arange(pet.n_crystals) % (pet.block[1] or pet.n_crystals)
     return np.tile(~np.isin(within, pet.gaps), pet.n_rings)
+
+
+def seen_mm(pet: PetHeader, fov_mm: float | None = None) -> float:
+    """Return the distance from the axis beyond which no line counts [mm]: `fov_mm`, else the header's, else all."""
+    return next((v for v in (fov_mm, pet.fov_mm) if v is not None), pet.radius_mm)

@@ -67,6 +67,8 @@ STEPS: dict[str, str] = {
     "ct.pwls": "recon.ct.iterative:Pwls",
     "ct.tv": "recon.ct.iterative:TotalVariationCt",
     "ct.metal": "recon.ct.metal:Metal",
+    "pet.normalisation": "integration.pet_companions:NormalisationFile",
+    "pet.attenuation": "integration.pet_companions:AttenuationFile",
     "pet.preview": "recon.pet.preview:Preview",
     "pet.osem": "recon.pet.osem:Osem",
     "pet.bsrem": "recon.pet.osem:Bsrem",
