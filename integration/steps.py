@@ -68,6 +68,7 @@ STEPS: dict[str, str] = {
     "ct.pwls": "recon.ct.iterative:Pwls",
     "ct.tv": "recon.ct.iterative:TotalVariationCt",
     "ct.metal": "recon.ct.metal:Metal",
+    "pet.gate": "acquisition.pet_gate:Gate",
     "pet.preview": "recon.pet.preview:Preview",
     "pet.osem": "recon.pet.osem:Osem",
     "pet.bsrem": "recon.pet.osem:Bsrem",

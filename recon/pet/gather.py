@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -48,6 +47,8 @@ class Gathered:
     """What the patient absorbs."""
     backgrounds: list[Background] = field(default_factory=list)
     """Randoms and scatter."""
+    frames: list[TimeFrame] = field(default_factory=list)
+    """Frames that another Step asks for, beside those of the protocol."""
 
     def takes(self, item: Item) -> bool:
         """Keep `item` if it is of use; return whether it was.
@@ -63,6 +64,8 @@ class Gathered:
             self.normalisation = item
         elif isinstance(item, Image) and item.unit in MU_UNITS:
             self.attenuation = attenuation_of(item)
+        elif isinstance(item, TimeFrame):
+            self.frames.append(item)
         elif isinstance(item, Background):
             self.backgrounds = [b for b in self.backgrounds if b.name != item.name] + [item]
         else:
@@ -80,7 +83,7 @@ class Gathered:
         return self.blocks[-1].stop_s if self.blocks else 0.0
 
     def events(self, frame: TimeFrame) -> tuple[Pairs, Bins | None]:
-        """Return detectors and bins of the prompts of the blocks that begin in a frame."""
+        """Return detectors and bins of the prompts of the blocks that begin in what a frame counts."""
         chosen = self._within(frame)
         pairs = np.concatenate([b.prompts for b in chosen]) if chosen else np.zeros((0, 2), np.int32)
         if self.pet.n_tof < 2:
@@ -89,12 +92,13 @@ class Gathered:
         return pairs, np.concatenate(bins) if bins else np.zeros(0, np.int16)
 
     def delayeds(self, frame: TimeFrame) -> Pairs:
-        """Return the detectors of the delayed coincidences of the blocks that begin in a frame."""
+        """Return the detectors of the delayed coincidences of the blocks that begin in what a frame counts."""
         chosen = [b.delayeds for b in self._within(frame)]
         return np.concatenate(chosen) if chosen else np.zeros((0, 2), np.int32)
 
     def _within(self, frame: TimeFrame) -> list[Events]:
-        return [b for b in self.blocks if frame.start_s - 1e-6 <= b.start_s < frame.stop_s - 1e-6]
+        counted = frame.counts(np.array([b.start_s for b in self.blocks]))
+        return [b for b, there in zip(self.blocks, counted.tolist(), strict=True) if there]
 
     def _put(self, item: Events) -> None:
         check_pairs(item.prompts, self.pet.n_rings * self.pet.n_crystals)
@@ -134,5 +138,4 @@ def equivalent_s(frame: TimeFrame, tracer: Tracer | None) -> float:
     """Return how long the activity of the scan's start would have to be measured for the counts of a frame [s]."""
     if tracer is None:
         return frame.duration_s
-    rate = math.log(2) / tracer.half_life_s
-    return math.exp(-rate * frame.start_s) * -math.expm1(-rate * frame.duration_s) / rate
+    return frame.equivalent_s(tracer.half_life_s)

@@ -88,7 +88,7 @@ class _ListModeStep(VoxelOptions):
             yield item
 
     def close(self) -> Iterator[Item]:
-        """Give one image per frame.
+        """Give one image per frame, then those that another Step asked for.
 
         Raises
         ------
@@ -105,7 +105,7 @@ class _ListModeStep(VoxelOptions):
         model = self._data.model
         found = CACHE.get(model, self._grid)
         seen = torch.where(inside(self._grid), self._psf.adjoint(found.image), 0.0)
-        for frame in self._frames():
+        for frame in (*self._frames(), *self._data.frames):
             events = self._data.events(frame)
             if not len(events[0]):
                 yield _empty(frame)
@@ -152,7 +152,7 @@ class _ListModeStep(VoxelOptions):
         if self._data.backgrounds:
             counts = sum(b.expected(pairs, tof, frame).astype(np.float64) for b in self._data.backgrounds)
             background = (counts / (factors * seconds)).astype(np.float32)
-        return ListMode(self._pet, self._grid, pairs, tof, background, self._psf, seen * seconds)
+        return ListMode(model.pet, self._grid, pairs, tof, background, self._psf, seen * seconds)
 
     def _solved(self, data: ListMode) -> Tensor:
         x = self._solve(data)
@@ -175,7 +175,8 @@ class _ListModeStep(VoxelOptions):
             data=(x * scale).numpy(),
             grid=self._shown,
             unit="Bq/mL" if calibration is not None else "a.u.",
-            position=Position(repetition=frame.index),
+            output=frame.output,
+            position=Position(repetition=frame.index, phase=frame.gate),
             provenance=Provenance(notes=notes),
             last_readout_s=self._data.blocks[-1].received_s,
             table_position_mm=(0.0, 0.0, self._data.blocks[0].bed_mm),
@@ -185,8 +186,9 @@ class _ListModeStep(VoxelOptions):
                 "decay_corrected_to": self.decay_to if tracer else "none",
                 "corrected": notes["corrected"],
                 "quantitative": "no" if verdict.level is Level.FLAG else "yes",
-                "n_frames": str(len(self._frames())),
+                "n_frames": str(1 if frame.parts else len(self._frames())),
                 "method": self._name,
+                **_gate_attributes(frame, tracer),
             },
         ).with_verdicts(verdict)
 
@@ -261,6 +263,21 @@ def _since_injection(scan: Scan, decay_to: str) -> float:
             action="correct to the start, or complete the header",
         )
     return (scan.started - tracer.injected).total_seconds()
+
+
+def _gate_attributes(frame: TimeFrame, tracer: Tracer | None) -> dict[str, str]:
+    """Return what an image of a gate tells beside the rest: time counted, its decay, of how many gates it is one."""
+    if not frame.parts:
+        return {}
+    slot_ms = 1000 * frame.period_s / frame.n_gates
+    return {
+        "live_s": f"{frame.duration_s:.6g}",
+        "decay_factor": f"{frame.duration_s / equivalent_s(frame, tracer):.8g}",
+        "n_gates": str(frame.n_gates),
+        "gated_by": frame.source,
+        "slot_ms": f"{slot_ms:.6g}",
+        "trigger_ms": f"{slot_ms * frame.gate:.6g}",
+    }
 
 
 def _quantitative(missing: list[str], *, calibrated: bool) -> Verdict:
