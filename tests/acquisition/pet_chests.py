@@ -6,7 +6,8 @@ from functools import cache
 
 import numpy as np
 
-from acquisition.items import Events, Waveform
+from acquisition.geometry import Grid
+from acquisition.items import Events, Image, Waveform
 from acquisition.sources.phantom.objects import Ellipsoid, Phantom, Tissue
 from acquisition.sources.phantom.pet import PetSimulation
 from acquisition.sources.phantom.pet_exam import PetExam, gantry
@@ -33,6 +34,12 @@ def chest(breath: float = 0.0, *, bq_per_ml: float = 60.0) -> PetObject:
     )
     parts = tuple(Ellipsoid(np.array(c, float), np.diag(a), Tissue(mu, np.inf), p) for c, a, mu, p in solids)
     return PetObject(body=Phantom(ellipsoids=parts), bq_per_ml=tuple(bq_per_ml * u for u in _UPTAKE))
+
+
+def mu_image(found: PetObject, grid: Grid) -> Image:
+    """Return the attenuation of an object on a grid of the gantry [1/mm]."""
+    mu = found.body.render(grid, subsamples=(2, 2)).clip(0)
+    return Image(data=mu, grid=grid, unit="1/mm", output="mu")
 
 
 def breathing_exam(**changes: object) -> PetExam:
