@@ -1,4 +1,4 @@
-"""Gating: the breath of belt and events, its sign, what becomes of each second, and what is said where none is found."""
+"""Gating: the breath of belt and events, its sign, what becomes of each second, and what is said if there is none."""
 
 from __future__ import annotations
 
