@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acquisition.errors import ConfigError
-from acquisition.items import Events
+from acquisition.items import Events, Item, Movement
 from acquisition.pet_checks import Looking
 from acquisition.pet_geometry import coarse_sinogram, detectors_mm, places_mm
 from acquisition.verdict import Level, Verdict
@@ -80,7 +80,7 @@ class CheckMotion(Looking):
         self._sum, self._square, self._number, self._noise = np.zeros(3), np.zeros(3), 0.0, 0.0
         self._sinogram = np.zeros(_COARSE)
 
-    def _look(self, item: Events) -> Iterator[Verdict]:
+    def _look(self, item: Events) -> Iterator[Item]:
         if not self._noise:
             self._start_s = item.start_s
         self._add(item.prompts, item.tof, 1.0)
@@ -114,7 +114,7 @@ class CheckMotion(Looking):
         for kept in (self._centres, self._errors, self._sinograms, self._times):
             del kept[: max(0, len(kept) - _KEEP)]
 
-    def _judged(self, room: int) -> Iterator[Verdict]:
+    def _judged(self, room: int) -> Iterator[Item]:
         """Report a step that is certain; what was before it is forgotten.
 
         One less than `room` windows from the latest place that can be told may lie further on: it is waited for.
@@ -138,6 +138,8 @@ class CheckMotion(Looking):
         if found.at > len(centres) - margin - room:
             return
         verdict = self._verdict(found, size, by)
+        x, y, z = found.size.tolist()
+        yield Movement(time_s=self._times[found.at], shift_mm=(x, y, z))
         self._found.append(verdict)
         for kept in (self._centres, self._errors, self._sinograms, self._times):
             del kept[: found.at + margin // 2]  # a step seen a little early is not seen twice
@@ -159,7 +161,7 @@ class CheckMotion(Looking):
             f"strength {found.strength:.0f}",
         )
 
-    def _end(self) -> Iterator[Verdict]:
+    def _end(self) -> Iterator[Item]:
         yield from self._judged(0)
         if not self._found and self._centres:
             centres = np.array(self._centres)

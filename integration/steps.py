@@ -72,6 +72,7 @@ STEPS: dict[str, str] = {
     "pet.preview": "recon.pet.preview:Preview",
     "pet.osem": "recon.pet.osem:Osem",
     "pet.bsrem": "recon.pet.osem:Bsrem",
+    "pet.osem_motion": "recon.pet.motion:OsemMotion",
     "image.gibbs": "recon.mri.gibbs:Gibbs",
     "image.interpolate": "recon.mri.interpolate:Interpolate",
     "image.echoes": "recon.mri.echoes:CombineEchoes",

@@ -44,7 +44,7 @@ _NUCLIDES = {
 _ENTRY = {"H": ("102540008", "headfirst"), "F": ("102541007", "feet-first")}
 _LYING = {"S": ("40199007", "supine"), "P": ("1240000", "prone")}
 """CID 21 and 20, by letter of the patient's position."""
-_ORIGINAL = ("conventional", "preview", "gated", "quiet")
+_ORIGINAL = ("conventional", "preview", "gated", "quiet", "motion_corrected")
 """Outputs that are made from counts, not from images."""
 _SIGNALS = {"belt": "EXTERNAL", "events": "DATA DRIVEN"}
 """TriggerSourceOrType by where the breath was taken from."""

@@ -8,8 +8,9 @@ projector and resolution, b randoms and scatter. The gradient over the events is
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -24,6 +25,28 @@ from recon.pet.project import Bins, LineProjector, Pairs
 
 _TINY = 1e-12
 _SEEN = 1e-3  # of the largest sensitivity; voxels below are left empty
+
+
+class Likelihood(Protocol):
+    """What the algorithms ask of data."""
+
+    @property
+    def grid(self) -> Grid:
+        """Return the voxels."""
+
+    @property
+    def sensitivity(self) -> Tensor:
+        """Return the counts expected per unit of each voxel (z, y, x)."""
+
+    @property
+    def seen(self) -> Tensor:
+        """Return the voxels with enough sensitivity to be reconstructed."""
+
+    def ratio(self, x: Tensor, events: slice) -> Tensor:
+        """Return measured over expected counts of some events, projected back."""
+
+    def start(self) -> Tensor:
+        """Return a flat image with as many counts as were measured."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,10 +89,45 @@ class ListMode:
         return torch.where(self.seen, len(self.pairs) / max(total, _TINY), 0.0).float()
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Together:
+    """Several measurements of one object, each with lines of its own, as one."""
+
+    parts: tuple[ListMode, ...]
+    """The measurements, on one grid."""
+    sensitivity: Tensor
+    """The sum of their sensitivities (z, y, x)."""
+
+    @classmethod
+    def of(cls, parts: Sequence[ListMode]) -> Together:
+        """Return measurements as one."""
+        return cls(tuple(parts), torch.stack([p.sensitivity for p in parts]).sum(dim=0))
+
+    @property
+    def grid(self) -> Grid:
+        """Return the voxels."""
+        return self.parts[0].grid
+
+    @property
+    def seen(self) -> Tensor:
+        """Return the voxels with enough sensitivity to be reconstructed."""
+        return self.sensitivity > _SEEN * self.sensitivity.max()
+
+    def ratio(self, x: Tensor, events: slice) -> Tensor:
+        """Return the sum of the parts' ratios, of such events of each."""
+        return torch.stack([p.ratio(x, events) for p in self.parts]).sum(dim=0)
+
+    def start(self) -> Tensor:
+        """Return a flat image with as many counts as were measured."""
+        total = float(self.sensitivity[self.seen].double().sum())
+        counted = sum(len(p.pairs) for p in self.parts)
+        return torch.where(self.seen, counted / max(total, _TINY), 0.0).float()
+
+
 Report = Callable[[int, Tensor], None]
 
 
-def osem(data: ListMode, start: Tensor, *, n_iterations: int, n_subsets: int, report: Report) -> Tensor:
+def osem(data: Likelihood, start: Tensor, *, n_iterations: int, n_subsets: int, report: Report) -> Tensor:
     """Return the image after so many iterations of ordered-subset expectation maximisation.
 
     Parameters
@@ -103,7 +161,7 @@ class Relaxation:
 
 
 def bsrem(
-    data: ListMode, start: Tensor, prior: RelativeDifference, *, n_iterations: int, n_subsets: int, steps: Relaxation
+    data: Likelihood, start: Tensor, prior: RelativeDifference, *, n_iterations: int, n_subsets: int, steps: Relaxation
 ) -> Tensor:
     """Return the maximum of likelihood and prior by relaxed ordered subsets with a preconditioner.
 

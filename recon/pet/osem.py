@@ -23,7 +23,7 @@ from acquisition.pet_geometry import checked
 from acquisition.scan import Scan, Tracer
 from acquisition.verdict import Level, Verdict
 from recon.pet.gather import DelayedRandoms, Gathered, equivalent_s
-from recon.pet.likelihood import ListMode, Relaxation, bsrem, osem
+from recon.pet.likelihood import Likelihood, ListMode, Relaxation, bsrem, osem
 from recon.pet.prior import RelativeDifference
 from recon.pet.project import Bins, Pairs
 from recon.pet.psf import GaussianPsf
@@ -131,7 +131,7 @@ class _ListModeStep(VoxelOptions):
             counts = scatter_counts(activity, self._grid, attenuation, norm=model.normalisation, per_bq=per_bq)
             self._data.backgrounds = [*others, counts]
 
-    def _solve(self, data: ListMode) -> Tensor:
+    def _solve(self, data: Likelihood) -> Tensor:
         raise NotImplementedError
 
     def _frames(self) -> list[TimeFrame]:
@@ -154,7 +154,7 @@ class _ListModeStep(VoxelOptions):
             background = (counts / (factors * seconds)).astype(np.float32)
         return ListMode(model.pet, self._grid, pairs, tof, background, self._psf, seen * seconds)
 
-    def _solved(self, data: ListMode) -> Tensor:
+    def _solved(self, data: Likelihood) -> Tensor:
         x = self._solve(data)
         return GaussianPsf(self._grid, self.filter_mm)(x)
 
@@ -208,7 +208,7 @@ class _ListModeStep(VoxelOptions):
 class Osem(_ListModeStep):
     """Ordered-subset expectation maximisation of list-mode events, stopped early."""
 
-    def _solve(self, data: ListMode) -> Tensor:
+    def _solve(self, data: Likelihood) -> Tensor:
         start = torch.where(data.seen, data.start(), 0.0)
 
         def report(iteration: int, x: Tensor) -> None:
@@ -238,7 +238,7 @@ class Bsrem(_ListModeStep):
             got = f"{self.beta}, {self.gamma}, {self.relaxation}"
             raise ConfigError(self._name, expected="beta, gamma and relaxation from 0", got=got)
 
-    def _solve(self, data: ListMode) -> Tensor:
+    def _solve(self, data: Likelihood) -> Tensor:
         start = osem(data, data.start(), n_iterations=1, n_subsets=self.n_subsets, report=lambda *_: None)
         prior = RelativeDifference(
             data.grid,

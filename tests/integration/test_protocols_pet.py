@@ -27,7 +27,7 @@ def test_counts_become_a_preview_and_activity() -> None:
     changes |= {"pet.preview.voxel_mm": 12.0, "pet.preview.slice_mm": 16.0, "pet.preview.fov_mm": 250.0}
     run = Run(scan, protocol.with_changes(changes))
     run.open()
-    grid = run._chain.steps[1]._grid
+    grid = run._chain.steps[protocol.step_names.index("pet.osem")]._grid
     y, x = (np.arange(n) - (n - 1) / 2 for n in grid.shape[1:])
     z = grid.origin_mm[2] + 8.0 * np.arange(grid.shape[0])
     inside = (np.hypot(x[None], y[:, None]) * 9.0 <= 70.0)[None] & (np.abs(z) <= 40.0)[:, None, None]
