@@ -1,10 +1,10 @@
 """A patient who moved during a PET scan: the frame is split there, and the parts are brought together.
 
-Each part is reconstructed by itself and registered to the first: at first without attenuation, because the attenuation
-map lies where the patient lay at first, then with it. A part is then measured by a scanner that has made the reverse
-motion around a patient at rest: its lines are moved, not its voxels, so nothing is interpolated, each line finds the
-attenuation it went through, and one likelihood takes all parts by their counts. Only the scatter of a part is simulated
-where the patient then lay, with the map moved there.
+Each part is reconstructed by itself and registered to the first, without attenuation: the map lies where the patient
+lay at first, and its edges would hold the image there. A part is then one that a scanner measured which has made the
+reverse motion around a patient at rest: its lines are moved, not its voxels, so nothing is interpolated, each line
+finds the attenuation it went through, and one likelihood takes all parts by their counts, time and decay. Only the
+scatter of a part is simulated where the patient then lay, with the map moved there.
 
 References
 ----------
@@ -28,7 +28,6 @@ from acquisition.items import Image, Item, Movement, TimeFrame
 from acquisition.pet_geometry import detectors_mm
 from acquisition.scan import PetHeader, Scan
 from acquisition.verdict import Level, Verdict
-from recon.pet.gather import Background
 from recon.pet.likelihood import Together, osem
 from recon.pet.osem import Osem
 from recon.pet.psf import GaussianPsf
@@ -39,7 +38,9 @@ from recon.rigid import STILL, Rigid
 
 OUTPUT = "motion_corrected"
 _CHECK = "pet.motion"
+_ROUNDS = 2
 _LOOK_ITERATIONS, _LOOK_FILTER_MM = 2, 8.0  # of the images that are registered
+_SEEN_WELL = 0.25  # of the sensitivity of the best slice
 
 
 @dataclass(kw_only=True)
@@ -50,7 +51,7 @@ class OsemMotion(Osem):
     """
 
     limit_mm: float = 2.0
-    """Motion left between the corrected parts from which the image is marked [mm]."""
+    """Way that the second registration still finds from which the image is marked [mm]."""
     guard_s: float = 0.5
     """Time left out on each side of a motion [s]."""
     least_s: float = 2.0
@@ -134,30 +135,38 @@ class OsemMotion(Osem):
         return TimeFrame(start_s=a, stop_s=b, parts=((a, b),))
 
     def _motions(self, parts: Sequence[TimeFrame]) -> tuple[list[Rigid], float]:
-        """Return the way from the first part to each, and the greatest that is left after correction [mm].
+        """Return the way from the first part to each, and the greatest that the last registration still found [mm].
 
         Raises
         ------
         DataError
             There is nothing to register.
         """
-        others = [b for b in self._data.backgrounds if not isinstance(b, ScatterCounts)]
-        motions, left = [STILL] * len(parts), 0.0
-        for attenuation in (None, self._data.attenuation, self._data.attenuation):
-            looks = [self._look(p, m, attenuation, others) for p, m in zip(parts, motions, strict=True)]
-            steps = [STILL] + [self._register.rigid(looks[0], look) for look in looks[1:]]
+        self._data.backgrounds = [b for b in self._data.backgrounds if not isinstance(b, ScatterCounts)]
+        motions, left, first = [STILL] * len(parts), 0.0, self._look(parts[0], STILL)
+        for _ in range(_ROUNDS):
+            looks = [self._look(p, m) for p, m in zip(parts[1:], motions[1:], strict=True)]
+            steps = [self._register.rigid(first, look) for look in looks]
             left = max(step.travel_mm(self._grid) for step in steps)
-            found = [m.after(s) for m, s in zip(motions, steps, strict=True)]
-            motions = motions if attenuation is not None and left < 0.2 else found
+            motions = [STILL, *(m.after(s) for m, s in zip(motions[1:], steps, strict=True))]
         return motions, left
 
-    def _look(self, part: TimeFrame, motion: Rigid, attenuation: Attenuation | None, others: list[Background]) -> Image:
-        """Return a quick image of a part, the motion so far undone."""
-        self._data.backgrounds = list(others)
-        model = self._moved(motion, attenuation)
-        data = self._likelihood(model, self._seen(model), self._data.events(part), part)
+    def _look(self, part: TimeFrame, motion: Rigid) -> Image:
+        """Return a quick image of a part without attenuation, the motion so far undone, made for registration.
+
+        Slices that few lines see are left out, and the root makes the noise alike and hot places matter less.
+        """
+        model, still = self._moved(motion, None), self._moved(STILL, None)
+        seen = self._seen(model)
+        data = self._likelihood(model, seen, self._data.events(part), part)
         x = osem(data, data.start(), n_iterations=_LOOK_ITERATIONS, n_subsets=self.n_subsets, report=lambda *_: None)
-        return Image(data=GaussianPsf(self._grid, _LOOK_FILTER_MM)(x).numpy(), grid=self._grid)
+        smooth = GaussianPsf(self._grid, _LOOK_FILTER_MM)(x).clamp_min(0).sqrt().numpy()
+        best = torch.minimum(seen, self._seen(still)).amax(dim=(1, 2)).numpy()
+        well = np.flatnonzero(best > _SEEN_WELL * best.max())
+        first, last = int(well[0]), int(well[-1]) + 1
+        shape = (last - first, *self._grid.shape[1:])
+        grid = replace(self._grid, shape=shape, origin_mm=self._grid.world((first, 0, 0)))
+        return Image(data=np.ascontiguousarray(smooth[first:last]), grid=grid)
 
     def _together(self, parts: Sequence[TimeFrame], motions: Sequence[Rigid]) -> Image:
         """Return the image of all parts, as the patient lay at first."""
