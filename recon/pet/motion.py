@@ -39,7 +39,7 @@ from recon.rigid import STILL, Rigid
 OUTPUT = "motion_corrected"
 _CHECK = "pet.motion"
 _ROUNDS = 2
-_LOOK_ITERATIONS, _LOOK_FILTER_MM = 2, 8.0  # of the images that are registered
+_LOOK_ITERATIONS, _LOOK_FILTER_MM = 2, 12.0  # of the images that are registered
 _SEEN_WELL = 0.25  # of the sensitivity of the best slice
 
 
