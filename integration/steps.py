@@ -105,6 +105,7 @@ STEPS: dict[str, str] = {
     "check.pet_blocks": "acquisition.pet_checks:CheckBlocks",
     "check.pet_rate": "acquisition.pet_checks:CheckRate",
     "check.pet_dose": "acquisition.pet_checks:CheckDose",
+    "check.pet_ct": "recon.pet.alignment:CheckAlignment",
 }
 """Where each Step lives."""
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import affine_transform
 
+from acquisition.errors import ConfigError
 from acquisition.geometry import Grid
 
 Floats = NDArray[np.float64]
@@ -60,3 +63,22 @@ class Rigid:
 
 STILL = Rigid(np.eye(3), np.zeros(3))
 """No motion."""
+
+
+def registration(where: str) -> Any:
+    """Return the module `recon.register`, which needs an extra; `where` is named in the error.
+
+    Raises
+    ------
+    ConfigError
+        It is not installed.
+    """
+    try:
+        return importlib.import_module("recon.register")
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            where,
+            expected=f"the package {error.name}",
+            got="not installed",
+            action="pip install 'isocenter[registration]', or choose a protocol without this step",
+        ) from error

@@ -14,7 +14,6 @@ dynamic PET", Phys Med Biol 64 (2019) 065002, DOI 10.1088/1361-6560/ab02c2.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -34,7 +33,7 @@ from recon.pet.psf import GaussianPsf
 from recon.pet.scattered import ScatterCounts
 from recon.pet.sensitivity import CACHE, Attenuation, LineModel
 from recon.pet.volume import inside
-from recon.rigid import STILL, Rigid
+from recon.rigid import STILL, Rigid, registration
 
 OUTPUT = "motion_corrected"
 _CHECK = "pet.motion"
@@ -77,15 +76,7 @@ class OsemMotion(Osem):
         """
         super().open(scan)
         self._movements: list[Movement] = []
-        try:
-            self._register = importlib.import_module("recon.register")
-        except ModuleNotFoundError as error:
-            raise ConfigError(
-                self._name,
-                expected=f"the package {error.name}",
-                got="not installed",
-                action="pip install 'isocenter[registration]', or use pet.osem",
-            ) from error
+        self._register = registration(self._name)
 
     def feed(self, item: Item) -> Iterator[Item]:
         """Take events, normalisation, attenuation, background, and what moved; pass on everything else."""

@@ -156,6 +156,6 @@ def test_what_makes_no_sense_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
     def missing(name: str) -> None:
         raise ModuleNotFoundError("no", name="SimpleITK")
 
-    monkeypatch.setattr("recon.pet.motion.importlib.import_module", missing)
+    monkeypatch.setattr("recon.rigid.importlib.import_module", missing)
     with pytest.raises(ConfigError, match="expected the package SimpleITK, got not installed"):
         OsemMotion(**VOXELS).open(replace(PetSimulation(breathing_exam(), chest()).scan))
