@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from acquisition.ct_reference import Reference
+from acquisition.ct_reference import Reference, neighbours
 from acquisition.errors import ConfigError, DataError
-from acquisition.items import Item, Projections, View
+from acquisition.items import Item, Projections
 from acquisition.scan import Scan
 from acquisition.verdict import Level, Verdict
 
@@ -70,12 +70,11 @@ class Air:
                 expected=f"finite counts of {self._shape} elements",
                 got=f"{item.data.shape[1:]}, {int((~np.isfinite(item.data)).sum())} not finite",
             )
-        patient = ~item.has(View.DARK | View.AIR)
-        if not patient.all():
-            self._reference.add(item)
+        calibration, patient = self._reference.apart(item)
+        if calibration is not None:
             self._air = None
-        if patient.any():
-            yield self._lines(item if patient.all() else item.select(patient))
+        if patient is not None:
+            yield self._lines(patient)
 
     def close(self) -> Iterator[Item]:
         """Say what was repaired."""
@@ -124,12 +123,9 @@ class Air:
 
     def _neighbours(self, row: int, channel: int) -> tuple[int, int, int, int, np.float32]:
         """Return the element, the nearest good channels below and above it, and the weight of the upper one."""
-        bad = {int(c) for r, c in zip(*self._bad, strict=True) if r == row}
-        good = np.array([c for c in range(self._shape[1]) if c not in bad])
-        low, high = good[good < channel], good[good > channel]
-        a = int(low[-1]) if low.size else int(high[0])
-        b = int(high[0]) if high.size else a
-        return int(row), int(channel), a, b, np.float32((channel - a) / (b - a) if b > a else 0.0)
+        bad = np.zeros(self._shape[1], bool)
+        bad[self._bad[1][self._bad[0] == row]] = True
+        return int(row), int(channel), *neighbours(bad, channel)
 
     def _lines(self, item: Projections) -> Projections:
         if self._air is None:

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import median_filter
 
-from acquisition.ct_reference import Reference
+from acquisition.ct_reference import Reference, neighbours
 from acquisition.errors import ConfigError
-from acquisition.items import Item, Projections, View
+from acquisition.items import Item, Projections
 from acquisition.scan import Scan
 from acquisition.verdict import Level, Verdict
 
@@ -71,12 +71,10 @@ class Channels:
         if not isinstance(item, Projections) or item.domain != "counts" or not len(item):
             yield item
             return
-        self._reference.add(item)
-        patient = ~item.has(View.DARK | View.AIR)
-        if not patient.all():
-            yield item.select(~patient)
-        if patient.any():
-            block = item.select(patient)
+        calibration, block = self._reference.apart(item)
+        if calibration is not None:
+            yield calibration
+        if block is not None:
             self._gathered.append(replace(block, head=block.head.copy(), data=block.data.copy()))
             self._seen = True
         while sum(len(b) for b in self._gathered) >= self._length:
@@ -152,7 +150,7 @@ class Channels:
         return made
 
     def _rest(self, lines: NDArray[np.float32], row: int, channel: int, odd: NDArray[np.bool_]) -> NDArray[np.float32]:
-        a, b, weight = _neighbours(odd, channel)
+        a, b, weight = neighbours(odd, channel)
         rest: NDArray[np.float32] = lines[:, row, channel] - (1 - weight) * lines[:, row, a] - weight * lines[:, row, b]
         return rest
 
@@ -161,7 +159,7 @@ class Channels:
     ) -> None:
         """Interpolate one element between its good neighbours in some views of the window, in place."""
         row, channel = place
-        a, b, weight = _neighbours(odd, channel)
+        a, b, weight = neighbours(odd, channel)
         part = replace(window, head=window.head[views], data=window.data[views])
         dark, air = self._reference.dark()[row], self._reference.air(part)[:, row]
         through = [np.maximum(window.data[views, row, k] - dark[k], 1) / air[:, k] for k in (a, b)]
@@ -182,14 +180,3 @@ class Channels:
             unit="elements",
             evidence=", ".join(named),
         )
-
-
-def _neighbours(odd: NDArray[np.bool_], channel: int) -> tuple[int, int, np.float32]:
-    """Return the nearest good channels below and above one, and the weight of the upper one."""
-    good = np.flatnonzero(~odd)
-    low, high = good[good < channel], good[good > channel]
-    if not low.size and not high.size:
-        return channel, channel, np.float32(0)
-    a = int(low[-1]) if low.size else int(high[0])
-    b = int(high[0]) if high.size else a
-    return a, b, np.float32((channel - a) / (b - a) if b > a else 0.0)

@@ -53,6 +53,20 @@ class Reference:
                 if flag is View.AIR:
                     self._ma = float(part.head["ma"].mean())
 
+    def apart(self, block: Projections) -> tuple[Projections | None, Projections | None]:
+        """Take what `block` has of dark and air views; return those, and the patient's, None where there are none.
+
+        Raises
+        ------
+        DataError
+            The views are of another size.
+        """
+        self.add(block)
+        patient = ~block.has(View.DARK | View.AIR)
+        if not patient.any():
+            return block if len(block) else None, None
+        return (None, block) if patient.all() else (block.select(~patient), block.select(patient))
+
     def dark(self) -> Counts:
         """Return the offset (row, channel)."""
         return self._ready()[0]
@@ -96,3 +110,14 @@ class Reference:
             air = self._sums[View.AIR] / self._counts[View.AIR] - dark
             self._made = dark.astype(np.float32), np.maximum(air, 1.0).astype(np.float32)
         return self._made
+
+
+def neighbours(odd: NDArray[np.bool_], channel: int) -> tuple[int, int, np.float32]:
+    """Return the nearest channels below and above one that are not odd, and the weight of the upper one."""
+    good = np.flatnonzero(~odd)
+    low, high = good[good < channel], good[good > channel]
+    if not low.size and not high.size:
+        return channel, channel, np.float32(0)
+    a = int(low[-1]) if low.size else int(high[0])
+    b = int(high[0]) if high.size else a
+    return a, b, np.float32((channel - a) / (b - a) if b > a else 0.0)

@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter1d
 
 from acquisition.ct_reference import Reference
 from acquisition.errors import ConfigError
-from acquisition.items import Item, Projections, View
+from acquisition.items import Item, Projections
 from acquisition.scan import CtHeader, Scan
 from acquisition.verdict import Level, Verdict
 
@@ -44,14 +44,11 @@ class _Subtracting:
         if not isinstance(item, Projections) or item.domain != "counts" or not len(item):
             yield item
             return
-        self._reference.add(item)
-        patient = ~item.has(View.DARK | View.AIR)
-        if not patient.any():
-            yield item
-            return
-        if not patient.all():
-            yield item.select(~patient)
-        yield self._less(item.select(patient))
+        calibration, patient = self._reference.apart(item)
+        if calibration is not None:
+            yield calibration
+        if patient is not None:
+            yield self._less(patient)
 
     def close(self) -> Iterator[Item]:
         """Say how much was subtracted."""

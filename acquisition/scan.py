@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from acquisition.errors import HeaderError
 from acquisition.verdict import Verdict
+
+_Part = TypeVar("_Part", "MrHeader", "CtHeader", "PetHeader")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -316,14 +318,7 @@ class Scan:
         HeaderError
             This is not an MR scan.
         """
-        if self.mr is None:
-            raise HeaderError(
-                f"scan {self.uid}",
-                expected="an MR scan",
-                got=f"modality {self.modality}",
-                action="choose a protocol made for this modality",
-            )
-        return self.mr
+        return self._required(self.mr, "an MR scan")
 
     def require_ct(self) -> CtHeader:
         """Return the CT part.
@@ -333,14 +328,7 @@ class Scan:
         HeaderError
             This is not a CT scan.
         """
-        if self.ct is None:
-            raise HeaderError(
-                f"scan {self.uid}",
-                expected="a CT scan",
-                got=f"modality {self.modality}",
-                action="choose a protocol made for this modality",
-            )
-        return self.ct
+        return self._required(self.ct, "a CT scan")
 
     def require_pet(self) -> PetHeader:
         """Return the PET part.
@@ -350,11 +338,14 @@ class Scan:
         HeaderError
             This is not a PET scan.
         """
-        if self.pet is None:
+        return self._required(self.pet, "a PET scan")
+
+    def _required(self, part: _Part | None, what: str) -> _Part:
+        if part is None:
             raise HeaderError(
                 f"scan {self.uid}",
-                expected="a PET scan",
+                expected=what,
                 got=f"modality {self.modality}",
                 action="choose a protocol made for this modality",
             )
-        return self.pet
+        return part

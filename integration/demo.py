@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,7 +177,6 @@ def outcome(
         What has gone wrong so far.
     """
     uids = {d["sop_uid"] for d in row["deliveries"] if d["state"] in ("SENT", "COMMITTED")}
-    folders = {path.parent for path in place.archive.rglob("*.dcm") if path.stem in uids}
     lost = len({d["sop_uid"] for d in row["deliveries"]}) - len(uids)
     found: dict[tuple[object, ...], dict[str, object]] = {}
     for verdict in [*(v.as_dict() for v in verdicts), *row["verdicts"]]:
@@ -188,9 +187,15 @@ def outcome(
         images=len(uids),
         latency_ms=row["latency_ms"],
         verdicts=list(found.values()),
-        dicom_dir=str(min(folders, default=place.archive)),
+        dicom_dir=str(folder_of(place, uids)),
         troubles=[*troubles, *([f"{lost} images did not reach the archive"] if lost or not uids else [])],
     )
+
+
+def folder_of(place: House, sop_uids: Collection[str]) -> Path:
+    """Return the archive's folder of some objects, the first where there are several; its own where it has none."""
+    folders = {path.parent for path in place.archive.rglob("*.dcm") if path.stem in sop_uids}
+    return min(folders, default=place.archive)
 
 
 def delivered(place: House, job: str) -> Any:

@@ -1,14 +1,11 @@
 """The CT part of the demonstration: slices reach the archive while the virtual gantry still turns.
 
-There is no raw stream for CT yet, so views come from within the process; from the session on, everything is the
-service's own: protocol by the header, gate, journal, spool, sender process.
+There is no raw stream for CT yet, so views come from within the process; see `demo_feed`.
 """
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain
@@ -17,32 +14,21 @@ import torch
 
 from acquisition.items import Image, Projections
 from acquisition.scan import Scan, Study
-from acquisition.sources.mrd_wire import Close, ConfigFile
 from acquisition.sources.phantom.ct import CtExam, CtSimulation, gantry
 from acquisition.sources.phantom.ct_faults import CtFaults
 from acquisition.sources.phantom.ct_people import person
-from acquisition.verdict import Verdict
-from integration.delivery.destination import Destination
-from integration.demo import ARCHIVE, House, Outcome, delivered, outcome
-from integration.doors.incoming import Incoming
-from integration.doors.mailbox import Mailbox
-from integration.doors.request import AUTO
+from integration.demo import House, Outcome, outcome
+from integration.demo_feed import Measured, Tell, follow, serving
 from integration.export import series_of
-from integration.house import new_job
 from integration.protocol import Library
-from integration.rooms import rooms
 from integration.runner import Run
-from integration.service import Plan, Service
 from integration.settings import default_threads
 from integration.timeline import percentiles
 from kernels.memory import keep_memory
 from recon.ct.checks import PLANNED
 
-Tell = Callable[[str], None]
-
 LAST_SLICE = "last slice"
 """Station: from the last view of the scan to the archive's answer to its last slice."""
-_NAME = "archive"
 _PROTOCOL = "ct_helical_chest"
 _SEED = 4
 _BLOCK = 16  # views that the gantry delivers together
@@ -87,11 +73,12 @@ def ct_exam(place: House, *, exam: CtExam | None = None, speed: float = 1.0, tel
         warm = pool.submit(warm_up)
         blocks = _simulated(simulation, tell)
         warm.result()
-    archive = Destination(name=_NAME, host="127.0.0.1", port=place.archive_port, ae_title=ARCHIVE)
-    plan = Plan(data=place.archive.parent / "service-ct", mrd_port=0, http_port=0, destinations=(archive,))
-    with Service(plan, rooms(Library())) as service:
-        at = replace(place, http_port=service.http_port or 0)
-        return _followed(at, service, measured=(header(simulation), blocks), speed=speed, tell=tell)
+    measured = Measured(source="virtual CT scanner", scan=header(simulation), items=blocks)
+    with serving(place, "service-ct") as (at, service):
+        found = follow(at, service, measured, speed=speed, tell=tell, watch=_slice)
+    answered = found.answered_s()
+    found.row["latency_ms"][LAST_SLICE] = percentiles([1e3 * (max(answered) - found.ended_s)] if answered else [])
+    return outcome(place, found.row, scan=measured.scan, verdicts=found.verdicts, troubles=found.troubles)
 
 
 def header(simulation: CtSimulation) -> Scan:
@@ -132,103 +119,11 @@ def _simulated(simulation: CtSimulation, tell: Tell) -> list[Projections]:
     return blocks
 
 
-def _followed(
-    place: House, service: Service, *, measured: tuple[Scan, Sequence[Projections]], speed: float, tell: Tell
-) -> Outcome:
-    """Let the gantry turn until all slices are in the archive."""
-    console = _Console(service, new_job(), tell)
-    machine = Gantry(*measured, speed=speed, on_end=console.still)
-    machine.start()
-    tell(f"the gantry turns; status page {place.page}")
-    try:
-        service.house.take(console.job, machine.box, source="virtual CT scanner", peer=console)
-    finally:
-        machine.stop()
-    row = delivered(place, console.job)
-    answered = [
-        moments.archived_s[_NAME]
-        for moments in service.house.timeline.of(console.job, service.console.deliveries(console.job))
-        if _NAME in moments.archived_s
-    ]
-    row["latency_ms"][LAST_SLICE] = percentiles([1e3 * (max(answered) - machine.ended_s)] if answered else [])
-    return outcome(place, row, scan=measured[0], verdicts=console.verdicts, troubles=console.troubles)
-
-
-class Gantry(threading.Thread):
-    """Delivers views when they are due, whether or not anyone keeps up.
-
-    Parameters
-    ----------
-    scan
-        The header.
-    blocks
-        All views.
-    speed
-        Times the pace that the views' own times tell.
-    on_end
-        Told when the last view has been delivered.
-    """
-
-    def __init__(
-        self, scan: Scan, blocks: Sequence[Projections], *, speed: float, on_end: Callable[[], None] = lambda: None
-    ) -> None:
-        super().__init__(name="gantry", daemon=True)
-        self.box: Mailbox[Incoming] = Mailbox(0)
-        """What the scanner says."""
-        self.ended_s = 0.0
-        """When the last view was delivered; time.monotonic() [s]."""
-        self._scan, self._blocks, self._speed = scan, blocks, speed
-        self._on_end, self._stopping = on_end, threading.Event()
-
-    def run(self) -> None:
-        """Turn once through the scan."""
-        self.box.put(ConfigFile(AUTO))
-        self.box.put(self._scan)
-        start = time.monotonic()
-        for block in self._blocks:
-            due = start + float(block.head["time_s"][-1]) / self._speed
-            if self._stopping.wait(max(0.0, due - time.monotonic())):
-                break
-            self.box.put(replace(block, received_s=time.monotonic()))
-        self.ended_s = time.monotonic()
-        self.box.put(Close())
-        self.box.close()
-        self._on_end()
-
-    def stop(self) -> None:
-        """Stand still, and wait until it does."""
-        self._stopping.set()
-        self.box.discard()
-        self.join()
-
-
-class _Console:
-    """Who hears of the scan: the person who watches the demonstration."""
-
-    unreturned = 0
-
-    def __init__(self, service: Service, job: str, tell: Tell) -> None:
-        self.job, self.verdicts, self.troubles = job, dict[Verdict, None](), list[str]()
-        self._service, self._tell = service, tell
-
-    def still(self) -> None:
-        """Tell that the gantry stands still."""
-        self._tell(f"the gantry stands still; {self._archived()} slices are in the archive")
-
-    def image(self, image: Image, sent: Callable[[], None] | None = None) -> None:
-        """Tell of a slice."""
-        self.verdicts |= dict.fromkeys(image.verdicts)
-        n = image.position.slice + 1
-        if n % _TOLD == 0:
-            waited_ms = 1e3 * (time.monotonic() - image.last_readout_s)
-            place = f"slice {n} at z = {image.grid.origin_mm[2]:.0f} mm"
-            self._tell(f"{place}: made {waited_ms:.0f} ms after its last view; {self._archived()} in the archive")
-
-    def text(self, level: str, line: str) -> None:
-        """Tell what is said."""
-        self._tell(f"{level}: {line}")
-        if level == "ERROR":
-            self.troubles.append(line)
-
-    def _archived(self) -> int:
-        return sum(d.sent_at is not None for d in self._service.console.deliveries(self.job))
+def _slice(image: Image, n_archived: int) -> str:
+    """Tell of every few slices."""
+    n = image.position.slice + 1
+    if n % _TOLD:
+        return ""
+    waited_ms = 1e3 * (time.monotonic() - image.last_readout_s)
+    place = f"slice {n} at z = {image.grid.origin_mm[2]:.0f} mm"
+    return f"{place}: made {waited_ms:.0f} ms after its last view; {n_archived} in the archive"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from acquisition.errors import DataError, InputError, IsocenterError, MessageError, ReconError, ScanAbortedError
-from acquisition.items import Flag, Image, Item, Projections, Readouts
+from acquisition.items import Events, Flag, Image, Item, Projections, Readouts
 from acquisition.scan import Scan
 from acquisition.sources.mrd_wire import Close, ConfigFile, ConfigText, Text
 from acquisition.verdict import Level, Verdict
@@ -224,7 +224,7 @@ class Session:
         if not self.begun:
             self._begin()
         assert self._prepared is not None
-        if isinstance(item, Readouts | Projections):
+        if isinstance(item, Readouts | Projections | Events):
             self.readouts += len(item)
         if isinstance(item, Readouts):
             self._last_seen |= bool(item.has(Flag.LAST_IN_MEASUREMENT).any())

@@ -10,6 +10,7 @@ the weights of all bins add up to 1 at every sample, and the bins to the whole l
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,11 +28,13 @@ Timing = tuple[float, float, float]
 N_SIGMA = 3.0
 """Where the resolution in time is cut off [standard deviations]."""
 _TABLE = 4096
+_NOTHING = 1e-30
 _INSIDE = 1e-9  # of a voxel: keeps rounding from reaching beyond the padding
 
 
+@cache
 def bin_weights(bin_mm: float, fwhm_mm: float) -> tuple[NDArray[np.float32], float]:
-    """Return what a bin sees of a point by their distance, and the entries of this table per mm.
+    """Return what a bin sees of a point by their distance (not to be written to), and its entries per mm.
 
     Parameters
     ----------
@@ -50,7 +53,9 @@ def bin_weights(bin_mm: float, fwhm_mm: float) -> tuple[NDArray[np.float32], flo
 
     place = np.arange(_TABLE + 2) / per_mm
     values = [below(x + bin_mm / 2) - below(x - bin_mm / 2) for x in place]
-    return np.array(values, np.float32), per_mm
+    table = np.array(values, np.float32)
+    table.flags.writeable = False
+    return table, per_mm
 
 
 @compiled
@@ -159,6 +164,102 @@ def smear_tof(
             _spread(flat, i, way, real(w) * value)
 
 
+@compiled
+def share(
+    padded: Reals, place: Place, detectors: Floats, pairs: Pairs, sums: Reals
+) -> None:  # pragma: no cover - compiled
+    """Add ``A' (1 / A x)`` of lines: `project`, one over it, and `smear` in one walk.
+
+    Parameters
+    ----------
+    padded, place, detectors, pairs
+        As in `project`.
+    sums
+        Like `padded`, added to; lines on which the volume is 0 add nothing.
+    """
+    flat, out, real = padded.ravel(), sums.ravel(), padded.dtype.type
+    most = max(padded.shape[0], max(padded.shape[1], padded.shape[2]))
+    corner, apart = np.empty(most, np.uint64), np.empty((most, 2), padded.dtype)
+    for e in range(len(pairs)):
+        first, last, _, _, _, way = _walk(detectors[pairs[e, 0]], detectors[pairs[e, 1]], place, padded.shape)
+        total = real(0)
+        for i in range(first, last):
+            p, u, v = _corner(i, way)
+            corner[i - first], apart[i - first, 0], apart[i - first, 1] = p, u, v
+            total += _between_four(flat, p, (real(u), real(v)), way)
+        if total <= real(_NOTHING):
+            continue
+        value = real(1) / total
+        for n in range(last - first):
+            _to_four(out, corner[n], (apart[n, 0], apart[n, 1]), way, value)
+
+
+@compiled
+def share_tof(
+    padded: Reals,
+    place: Place,
+    detectors: Floats,
+    events: tuple[Pairs, Bins],
+    timing: tuple[Floats, Timing],
+    sums: Reals,
+) -> None:  # pragma: no cover - compiled
+    """Add ``A' (1 / A x)`` of the part of lines that a time-of-flight bin sees; see `share` and `project_tof`."""
+    pairs, bins = events
+    table, (start, width, per_mm) = timing
+    flat, out, real, reach = padded.ravel(), sums.ravel(), padded.dtype.type, (len(table) - 2) / per_mm
+    most = max(padded.shape[0], max(padded.shape[1], padded.shape[2]))
+    corner, apart = np.empty(most, np.uint64), np.empty((most, 3), padded.dtype)
+    for e in range(len(pairs)):
+        first, last, _, d0, dd, way = _walk(detectors[pairs[e, 0]], detectors[pairs[e, 1]], place, padded.shape)
+        d0 -= start + bins[e] * width
+        first, last = _between(d0, dd, -reach, reach, first, last)
+        total = real(0)
+        for i in range(first, last):
+            t = abs(d0 + i * dd) * per_mm
+            k = int(t)
+            w = real(table[k] + np.float32(t - k) * (table[k + 1] - table[k]))
+            p, u, v = _corner(i, way)
+            n = i - first
+            corner[n], apart[n, 0], apart[n, 1], apart[n, 2] = p, u, v, w
+            total += w * _between_four(flat, p, (real(u), real(v)), way)
+        if total <= real(_NOTHING):
+            continue
+        value = real(1) / total
+        for n in range(last - first):
+            _to_four(out, corner[n], (apart[n, 0], apart[n, 1]), way, apart[n, 2] * value)
+
+
+@compiled
+def renew(
+    volume: Reals, sums: Reals, parts: Reals, per_s: Reals, weights: tuple[float, float, float]
+) -> None:  # pragma: no cover - compiled
+    """Make of a volume x and what `share` gave for it the next volume, in one walk through memory.
+
+    ``sums = left * sums + x * parts``, ``x = max(sums, least) * per_s / seconds``; parts are emptied.
+
+    Parameters
+    ----------
+    volume, sums
+        x and what has been shared out so far, flat (voxel,), overwritten.
+    parts
+        Sums of `share` (thread, voxel), set to 0.
+    per_s
+        One over how many counts per second a unit of each voxel gives (voxel,); 0: leave it empty.
+    weights
+        What is left of earlier sums, the seconds in which all were counted, and the least sum of a voxel.
+    """
+    real = volume.dtype.type
+    left, per, least = real(weights[0]), real(1 / weights[1]), real(weights[2])
+    for i in range(len(volume)):
+        total = real(0)
+        for n in range(len(parts)):
+            total += parts[n, i]
+            parts[n, i] = 0
+        total = left * sums[i] + volume[i] * total
+        sums[i] = total
+        volume[i] = max(total, least) * per_s[i] * per
+
+
 Way = tuple[float, float, float, float, int, int, int]
 """Indices of the padding's plane 0 across the main axis and their steps: f, df, g, dg; strides along, f, g."""
 
@@ -215,31 +316,50 @@ def _between(
 @compiled
 def _sample(flat: Reals, i: int, way: Way) -> np.floating:  # pragma: no cover - compiled
     """Return the volume where a line meets plane i."""
-    f0, df, g0, dg, along, sf, sg = way
-    f, g = f0 + i * df, g0 + i * dg
-    j, k = int(f), int(g)
+    p, u, v = _corner(i, way)
     real = flat.dtype.type
-    u, v = real(f - j), real(g - k)
-    p = np.uint64(i * along + j * sf + k * sg)
-    q = p + np.uint64(sf)
-    near = flat[p] + v * (flat[p + np.uint64(sg)] - flat[p])
-    far = flat[q] + v * (flat[q + np.uint64(sg)] - flat[q])
-    return near + u * (far - near)
+    return _between_four(flat, p, (real(u), real(v)), way)
 
 
 @compiled
 def _spread(flat: Reals, i: int, way: Way, value: np.floating) -> None:  # pragma: no cover - compiled
     """Add a value to the four voxels around where a line meets plane i."""
+    p, u, v = _corner(i, way)
+    real = flat.dtype.type
+    _to_four(flat, p, (real(u), real(v)), way, value)
+
+
+@compiled
+def _corner(i: int, way: Way) -> tuple[np.uint64, float, float]:  # pragma: no cover - compiled
+    """Return the first of the four voxels around where a line meets plane i, and how far it is from it along f, g."""
     f0, df, g0, dg, along, sf, sg = way
     f, g = f0 + i * df, g0 + i * dg
     j, k = int(f), int(g)
-    real = flat.dtype.type
-    u, v = real(f - j), real(g - k)
-    p = np.uint64(i * along + j * sf + k * sg)
-    q = p + np.uint64(sf)
+    return np.uint64(i * along + j * sf + k * sg), f - j, g - k
+
+
+@compiled
+def _between_four(
+    flat: Reals, p: np.uint64, apart: tuple[np.floating, np.floating], way: Way
+) -> np.floating:  # pragma: no cover - compiled
+    """Return the volume between four voxels."""
+    u, v = apart
+    q, side = p + np.uint64(way[5]), np.uint64(way[6])
+    near = flat[p] + v * (flat[p + side] - flat[p])
+    far = flat[q] + v * (flat[q + side] - flat[q])
+    return near + u * (far - near)
+
+
+@compiled
+def _to_four(
+    flat: Reals, p: np.uint64, apart: tuple[np.floating, np.floating], way: Way, value: np.floating
+) -> None:  # pragma: no cover - compiled
+    """Add a value to four voxels: the transpose of `_between_four`."""
+    u, v = apart
+    q, side = p + np.uint64(way[5]), np.uint64(way[6])
     far = u * value
     near = value - far
     flat[p] += near - v * near
-    flat[p + np.uint64(sg)] += v * near
+    flat[p + side] += v * near
     flat[q] += far - v * far
-    flat[q + np.uint64(sg)] += v * far
+    flat[q + side] += v * far

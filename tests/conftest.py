@@ -9,7 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # on few cores BLAS threads wait 
 
 import pytest
 
-pytest_plugins = ["tests.peers"]
+pytest_plugins = ["tests.peers", "tests.kernels.cuda_host"]
 
 ROOT = Path(__file__).resolve().parent.parent
 

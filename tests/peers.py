@@ -32,6 +32,7 @@ PROGRAMS = {
     "dcmtk": ["storescp", "storescu", "unshare", "ip"],
     "dciodvfy": ["dciodvfy"],
     "bart": ["bart"],
+    "g++": ["g++"],
 }
 _CLONE_NEWNET = 0x40000000
 

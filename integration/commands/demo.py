@@ -15,12 +15,14 @@ from acquisition.errors import ConfigError
 from integration.cli import FAILED, OK
 from integration.demo import House, Outcome, house, mri_exam
 from integration.demo_ct import LAST_SLICE, ct_exam
+from integration.demo_pet import FINAL_IMAGE, FIRST_PREVIEW, pet_exam
 from integration.steps import one_of
 
 EXAMPLES = """
   isocenter demo
   isocenter demo --once --json
   isocenter demo --once --json --exam ct
+  isocenter demo --exam pet
   isocenter demo --speed 4 --data ./demo
 """
 
@@ -30,12 +32,17 @@ _STATIONS = {
     "spool": "safe on disk",
     "archive archive": "archive has answered",
     LAST_SLICE: "last slice there, after the gantry's last view",
+    FIRST_PREVIEW: "first preview there, after the begin of the scan",
+    FINAL_IMAGE: "final image there, after the last event",
 }
-_LAST_DATA = {"MR": "after the last readout of the image", "CT": "after the last view of the slice"}
+_LAST_DATA = {
+    "MR": "after the last readout of the image",
+    "CT": "after the last view of the slice",
+    "PT": "after the last event of the image",
+}
 
-EXAMS: Mapping[str, Callable[..., Outcome]] = {"mri": mri_exam, "ct": ct_exam}
+EXAMS: Mapping[str, Callable[..., Outcome]] = {"mri": mri_exam, "ct": ct_exam, "pet": pet_exam}
 """By the name for --exam, in the order in which they run."""
-_PLANNED = ("pet",)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -86,7 +93,7 @@ def chosen(name: str | None) -> list[Callable[..., Outcome]]:
         raise ConfigError(
             f"--exam {name}",
             expected=one_of(name, EXAMS),
-            got=f"{name}, which is not there yet" if name in _PLANNED else repr(name),
+            got=repr(name),
             action="leave --exam out to see all",
         )
     return [EXAMS[name]]

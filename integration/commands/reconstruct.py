@@ -85,6 +85,7 @@ def run(options: argparse.Namespace) -> int:
             got="none",
             action="is it a noise or adjustment scan? `isocenter protocols explain RAW` tells what would fit",
         )
+    found = dict.fromkeys([*seen, *work.verdicts])  # what the header says is in every image and of the scan
     report = {
         "protocol": protocol.name,
         "job": job,
@@ -93,11 +94,11 @@ def run(options: argparse.Namespace) -> int:
         "dicom_dir": str(options.out) if options.out else None,
         "files": len(paths),
         "seconds": round(seconds, 3),
-        "verdicts": [v.as_dict() for v in [*seen, *work.verdicts]],
+        "verdicts": [v.as_dict() for v in found],
     }
     if options.npy:
         report["npy"] = volumes.write(options.npy)
-    _tell(report, [*seen, *work.verdicts], as_json=options.json)
+    _tell(report, found, as_json=options.json)
     return 0
 
 

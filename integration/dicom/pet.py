@@ -21,7 +21,7 @@ from acquisition.items import Image, Kind, Position
 from acquisition.scan import Scan, Tracer
 from acquisition.verdict import Level, Verdict
 from integration.dicom import common, pixels
-from integration.dicom.series import Grey, SliceSeries
+from integration.dicom.series import CONVENTIONAL, Grey, SliceSeries
 from integration.dicom.text import Elements
 
 PET_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.128"
@@ -29,6 +29,7 @@ UNITS = {"Bq/mL": "BQML", "g/mL": "GML", "%": "PCNT", "1/cm": "1CM"}
 """Our unit -> Units (PS3.3 C.8.9.1.1.3); NONE for others."""
 _DECAY = {"start": "START", "injection": "ADMIN"}
 _STORED_TOP = 32767
+_PREVIEW = "preview"
 _NUCLIDES = {
     "^11^Carbon": "C-105A1",
     "^13^Nitrogen": "C-107A1",
@@ -44,7 +45,7 @@ _NUCLIDES = {
 _ENTRY = {"H": ("102540008", "headfirst"), "F": ("102541007", "feet-first")}
 _LYING = {"S": ("40199007", "supine"), "P": ("1240000", "prone")}
 """CID 21 and 20, by letter of the patient's position."""
-_ORIGINAL = ("conventional", "preview", "gated", "quiet", "motion_corrected")
+_ORIGINAL = (CONVENTIONAL, "gated", "quiet", "motion_corrected")
 """Outputs that are made from counts, not from images."""
 _SIGNALS = {"belt": "EXTERNAL", "events": "DATA DRIVEN"}
 """TriggerSourceOrType by where the breath was taken from."""
@@ -133,10 +134,13 @@ class PetModality:
         ]
 
     def words(self, image: Image) -> tuple[str, ...]:
-        """Return the phase of the breath or heart, where it is no gate; frames of time, and gates, share a series."""
-        if _n_gates(image) > 1:
-            return ()
-        return (f"phase {image.position.phase + 1}",) if image.position.phase else ()
+        """Return that a preview is none to measure in, and the phase of the breath or heart, where it is no gate.
+
+        Frames of time share a series, and so do gates.
+        """
+        warning = ("not quantitative",) if image.output == _PREVIEW else ()
+        alone = image.position.phase and _n_gates(image) == 1
+        return (*warning, *((f"phase {image.position.phase + 1}",) if alone else ()))
 
     def series_elements(self, image: Image) -> Elements:
         """Return units, corrections and kind of series."""
@@ -151,7 +155,7 @@ class PetModality:
         date, time = f"{self._start:%Y%m%d}", f"{self._start:%H%M%S.%f}"
         methods = {name: _DONE[word] if word in corrected else "NONE" for word, name in _METHODS.items()}
         return {
-            "ImageType": ("ORIGINAL" if image.output in _ORIGINAL else "DERIVED", "PRIMARY"),
+            "ImageType": _image_type(image.output),
             "SeriesDate": date,
             "SeriesTime": time,
             "Units": UNITS.get(image.unit, "NONE"),
@@ -275,6 +279,13 @@ def _gated(n_gates: int, told: Mapping[str, str]) -> Elements:
         "BeatRejectionFlag": "N",
         **common.known({"TriggerSourceOrType": _SIGNALS.get(told.get("gated_by", ""))}),
     }
+
+
+def _image_type(output: str) -> tuple[str, ...]:
+    """Return ImageType; that of a preview is no other image's."""
+    if output == _PREVIEW:
+        return ("ORIGINAL", "PRIMARY", "PREVIEW")
+    return ("ORIGINAL" if output in _ORIGINAL else "DERIVED", "PRIMARY")
 
 
 def _orientation(position: str | None) -> Elements:

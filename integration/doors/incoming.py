@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from acquisition.errors import InputError
-from acquisition.items import Image, Projections, Readouts, Waveform
+from acquisition.items import Events, Image, Projections, Readouts, Waveform
+from acquisition.pet_norm import Normalisation
 from acquisition.scan import Scan
 from acquisition.sources.mrd_header import parse_header
 from acquisition.sources.mrd_limits import StreamLimits
@@ -24,7 +25,8 @@ class Broken:
     """Why."""
 
 
-Incoming = ConfigFile | ConfigText | Scan | Text | Readouts | Projections | Waveform | Image | Close | Broken
+Data = Readouts | Projections | Events | Waveform | Image | Normalisation
+Incoming = ConfigFile | ConfigText | Scan | Text | Data | Close | Broken
 """What a client says, its header already read."""
 
 

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import product
 
 import numpy as np
 import torch
@@ -19,17 +17,19 @@ from acquisition.ct_geometry import checked, fan_angles, row_heights_mm, row_pit
 from acquisition.errors import DataError, HeaderError, ReconError
 from acquisition.items import Image, Item, Projections
 from acquisition.scan import CtHeader, Scan
-from kernels.ct_cone import backproject_cone
-from kernels.ct_tile import BLOCK, LANES
+from kernels.ct_tile import BLOCK
+from kernels.registry import device
+from recon.ct.backend import backend
+from recon.ct.extend import CUT_OFF, at_edge, complete, ends, truncation
+from recon.ct.gather import reach_mm
 from recon.ct.kernel import kernel_name, modulation, padded, response
-from recon.ct.rays import SHIFTS
+from recon.ct.rays import SHIFTS, WIDEST
 from recon.ct.redundancy import redundancy
 from recon.ct.slices import Wanted, planned
 
 _LOG = logging.getLogger(__name__)
 _CHUNK = 16  # views that are filtered together
 _BATCH = 32  # slices that are reconstructed together
-_TILE = 128  # pixels along x and y that are backprojected together
 
 
 @dataclass(kw_only=True)
@@ -51,13 +51,12 @@ class Cone(Wanted):
         if ct.mode != "axial":
             raise HeaderError(f"scan {scan.uid}: CT", expected="axial", got=ct.mode, action="choose a helical protocol")
         modulation(self.kernel)
-        sides = (ct.centre[1], ct.n_channels - 1 - ct.centre[1])
-        self._missing = tuple(max(0, round(max(sides) - side)) for side in sides)
-        self._reach = float(ct.source_isocentre_mm * np.sin(np.abs(fan_angles(ct)[[0, -1]]).max()))
-        self._uid, self._ct, self._plan = scan.uid, ct, planned(scan, ct, self, radius_mm=self._reach)
+        self._uid, self._ct, self._reach = scan.uid, ct, reach_mm(ct)
+        self._plan = planned(scan, ct, self, radius_mm=self._reach)
+        self._ends, self._missing = ends(ct), _missing(ct, self.extend_mm)
         self._heads: list[NDArray[np.void]] = []
         self._data: list[NDArray[np.float32]] = []
-        self._n_made, self._received_s = 0, 0.0
+        self._n_made, self._received_s, self._backprojected = 0, 0.0, backend().cone()
 
     def feed(self, item: Item) -> Iterator[Item]:
         """Take views; give the slices of a table position when the next one begins. Everything else passes.
@@ -105,7 +104,9 @@ class Cone(Wanted):
         head, data = np.array(self._heads, dtype=self._heads[0].dtype), self._data
         self._heads, self._data = [], []
         plan, z = self._plan, float(head["z_mm"][0])
-        filtered = self._filtered(head, data)
+        edge = at_edge(np.stack([view[:, self._ends] for view in data]))
+        beyond = max(self.extend_mm, self._reach) if edge > CUT_OFF else 0.0
+        filtered = self._filtered(head, data, beyond_mm=beyond)
         heights = row_heights_mm(self._ct) / self._ct.source_detector_mm
         near = self._ct.source_isocentre_mm - min(plan.radius_mm, self._reach)
         low, high = (heights[0] * near, heights[-1] * near) if self._ct.n_rows > 1 else (0.0, 0.0)
@@ -118,13 +119,41 @@ class Cone(Wanted):
             for mu, place in zip(made, batch, strict=True):
                 image = plan.image(mu, place, self._n_made, kernel=kernel_name(self.kernel))
                 self._n_made += 1
-                yield replace(image, last_readout_s=self._received_s)
+                image = replace(image, last_readout_s=self._received_s)
+                yield image.with_verdicts(truncation(edge, hu="estimates"))
 
-    def _filtered(self, head: NDArray[np.void], data: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-        """Return weighted, filtered views (view, row, channel), as wide on both sides, and padded.
+    def _filtered(self, head: NDArray[np.void], data: list[NDArray[np.float32]], *, beyond_mm: float) -> torch.Tensor:
+        """Return weighted, filtered views (view, row, channel), as wide on both sides, and padded, on the device.
 
-        Filtered rows do not end where the detector does: the side that is shorter goes on as far as the other.
+        Filtered rows do not end where the detector does: the side that is shorter goes on as far as the other, and
+        both as far as the slices' field. What the fan cuts off is completed as far as `beyond_mm`.
         """
+        ct, weights = self._ct, self._weights(head)
+        before, after = _missing(ct, max(beyond_mm, self.extend_mm))
+        wide = replace(ct, n_channels=before + ct.n_channels + after, centre=(ct.centre[0], ct.centre[1] + before))
+        measured, places = slice(before, before + ct.n_channels), ct.source_isocentre_mm * fan_angles(wide)
+        tilt, spectrum = _tilt(wide), _spectrum(ct, self.kernel, wide.n_channels).to(device())
+        weights = np.pad(weights.astype(np.float32), ((0, 0), (before, after)), mode="edge")
+        padded_rows = torch.zeros((_CHUNK, ct.n_rows, 2 * (len(spectrum) - 1)))
+        rows = padded_rows.numpy()[..., : wide.n_channels]
+        width = sum(self._missing) + ct.n_channels
+        shown = slice(before - self._missing[0], before - self._missing[0] + width)
+        out = torch.empty((len(head), ct.n_rows, width + BLOCK), device=device())
+        out[..., width:] = 0
+        for start in range(0, len(head), _CHUNK):
+            views = data[start : start + _CHUNK]
+            some = rows[: len(views)]
+            some[..., measured] = views
+            if beyond_mm:
+                complete(some, measured, places_mm=places, mu_per_mm=self._plan.mu_water_per_mm, sides=self._ends)
+            some *= tilt
+            some *= weights[start : start + _CHUNK, None, :]
+            spectra = torch.fft.rfft(padded_rows[: len(views)].to(device())) * spectrum
+            out[start : start + _CHUNK, :, :width] = torch.fft.irfft(spectra, n=padded_rows.shape[-1])[..., shown]
+        return out
+
+    def _weights(self, head: NDArray[np.void]) -> NDArray[np.float64]:
+        """Return what each ray counts, times its part of the turn, (view, channel)."""
         ct, where = self._ct, f"scan {self._uid}: table position {head['z_mm'][0]:.1f} mm"
         if len(head) < 2:
             raise ReconError(where, expected="a rotation", got="1 view")
@@ -135,44 +164,27 @@ class Cone(Wanted):
         fan = sign * fan_angles(ct)
         order = 1 if sign > 0 else -1
         weights = redundancy(sign * angle, fan[::order], where=where)[:, ::order]
-        weights = weights * np.gradient(sign * angle)[:, None]
-        before, width = self._missing[0], sum(self._missing) + ct.n_channels
-        tilt, spectrum = _tilt(ct), _spectrum(ct, self.kernel, width)
-        rows = torch.zeros((_CHUNK, ct.n_rows, 2 * (len(spectrum) - 1)))
-        measured = rows.numpy()[..., before : before + ct.n_channels]
-        out = np.zeros((len(head), ct.n_rows, width + BLOCK), np.float32)
-        for start in range(0, len(head), _CHUNK):
-            views = data[start : start + _CHUNK]
-            measured[: len(views)] = views
-            measured[: len(views)] *= tilt
-            measured[: len(views)] *= weights[start : start + _CHUNK, None, :].astype(np.float32)
-            ramped = torch.fft.irfft(torch.fft.rfft(rows[: len(views)]) * spectrum, n=rows.shape[-1])
-            out[start : start + _CHUNK, :, :width] = ramped[..., :width].numpy()
-        return out
+        return weights * np.gradient(sign * angle)[:, None]
 
-    def _planes(
-        self, views: NDArray[np.float32], angles: NDArray[np.float64], zs: NDArray[np.float64]
-    ) -> NDArray[np.float32]:
+    def _planes(self, views: torch.Tensor, angles: NDArray[np.float64], zs: NDArray[np.float64]) -> NDArray[np.float32]:
         """Return attenuation (z, y, x) at heights `zs` above the focal spot [mm]."""
         ct, xs, ys = self._ct, self._plan.xs, self._plan.ys
         curved = 1.0 if ct.detector == "cylindrical" else 0.0
         distances = (ct.source_isocentre_mm, ct.source_detector_mm)
         detector = (*distances, ct.centre[1] + self._missing[0], ct.centre[0], ct.pitch_mm[1], ct.pitch_mm[0], curved)
-        spacing = float(zs[1] - zs[0]) if len(zs) > 1 else ct.pitch_mm[0]
-        out = np.empty((len(zs), len(ys), len(xs)), np.float32)
+        axes = (xs, ys, np.asarray(zs, np.float64))
+        return self._backprojected(views, angles.astype(np.float64), detector, axes).cpu().numpy()
 
-        def part(corner: tuple[int, int, int]) -> None:
-            k, y, x = corner
-            here = (slice(y, y + _TILE), slice(x, x + _TILE))
-            tile = np.zeros((len(ys[here[0]]), len(xs[here[1]]), LANES), np.float32)
-            place = (xs[here[1]], ys[here[0]], float(zs[k]), spacing)
-            backproject_cone(views, np.ascontiguousarray(angles, np.float64), detector, place, tile)
-            out[k : k + LANES, *here] = tile.transpose(2, 0, 1)[: len(zs) - k]
 
-        corners = product(*(range(0, len(a), n) for a, n in ((zs, LANES), (ys, _TILE), (xs, _TILE))))
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            list(pool.map(part, corners))
-        return out
+def _missing(ct: CtHeader, beyond_mm: float) -> tuple[int, int]:
+    """Return the columns to add before and after the channels to see `beyond_mm` farther than the longer side does."""
+    far, reach = ct.source_isocentre_mm, reach_mm(ct)
+    angles = np.arcsin(np.array([reach, min(reach + beyond_mm, WIDEST * far)]) / far)
+    columns = (angles if ct.detector == "cylindrical" else np.tan(angles)) * ct.source_detector_mm / ct.pitch_mm[1]
+    more = max(0, int(np.ceil(columns[1] - columns[0])))
+    sides = (ct.centre[1], ct.n_channels - 1 - ct.centre[1])
+    before, after = (max(0, round(max(sides) - side)) + more for side in sides)
+    return before, after
 
 
 def _tilt(ct: CtHeader) -> NDArray[np.float32]:

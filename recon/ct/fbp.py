@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acquisition.ct_geometry import checked, fan_angles, field_radius_mm, row_pitch_iso_mm
-from acquisition.errors import ConfigError, DataError, HeaderError, ReconError
+from acquisition.errors import DataError, HeaderError, ReconError
 from acquisition.items import Image, Item, Projections
 from acquisition.scan import Scan
-from acquisition.verdict import Level, Verdict
 from kernels.ct_tile import LANES
+from recon.ct.extend import at_edge, truncation
 from recon.ct.kernel import kernel_name, modulation
 from recon.ct.parallel import CHUNK, ParallelViews
 from recon.ct.rays import SHIFTS, Path, rays_of, shifts_of
@@ -30,15 +30,11 @@ _LOG = logging.getLogger(__name__)
 _BATCH = 16  # slices that are backprojected together, at most
 _WELL_USED = 0.9  # part of the planes computed that must be new ones for a batch to be worth its work
 _MOST_TURNS = 8  # held at once; a slower table than this is no helical scan
-_EDGE = 0.1  # a line integral at the edge of the fan from which the object is cut off
 
 
 @dataclass(kw_only=True)
 class _Parallel(Wanted):
     """What both have in common: the slices wanted, the views in order, the ring of parallel views."""
-
-    extend_mm: float = 0.0
-    """How far the field goes on beyond the fan, where the patient is taken for water [mm]."""
 
     def open(self, scan: Scan) -> None:
         """Check the geometry and plan the slices.
@@ -57,10 +53,8 @@ class _Parallel(Wanted):
                 action="choose the protocol for this kind of scan",
             )
         modulation(self.kernel)
-        if self.extend_mm < 0:
-            raise ConfigError(f"scan {scan.uid}: extend_mm", expected="0 or more", got=f"{self.extend_mm:g}")
         self._uid, self._ct = scan.uid, ct
-        self._plan = planned(scan, ct, self, radius_mm=field_radius_mm(ct) + self.extend_mm)
+        self._plan = planned(scan, ct, self, radius_mm=field_radius_mm(ct))
         self._views: ParallelViews | None = None
         self._waiting: list[tuple[NDArray[np.void], NDArray[np.float32]]] = []
         self._edge, self._n_made, self._received_s = 0.0, 0, 0.0
@@ -79,7 +73,7 @@ class _Parallel(Wanted):
             return
         self._check(item)
         self._received_s = item.received_s
-        self._edge = max(self._edge, float(item.data[..., [0, -1]].mean(axis=1).max()))
+        self._edge = max(self._edge, at_edge(item.data[..., [0, -1]]))
         for start in range(0, len(item), CHUNK):
             yield from self._take(item.head[start : start + CHUNK], item.data[start : start + CHUNK])
 
@@ -189,26 +183,11 @@ class _Parallel(Wanted):
             image = plan.image(mu_slice, z, self._n_made, kernel=kernel_name(self.kernel))
             self._n_made += 1
             image = replace(image, last_readout_s=self._measured_s(views, z))
-            yield image.with_verdicts(self._truncation())
+            yield image.with_verdicts(truncation(self._edge, hu="estimates" if self.extend_mm else "wrong"))
 
     def _measured_s(self, views: ParallelViews, z_mm: float) -> float:
         """Return when the last view that the slice at `z_mm` needs was received; time.monotonic() [s]."""
         return self._received_s
-
-    def _truncation(self) -> Verdict:
-        cut = self._edge > _EDGE
-        advice = "All within the fan."
-        if cut:
-            estimated = "estimates" if self.extend_mm else "wrong"
-            advice = f"The patient reaches beyond the fan: HU at the edge of the field are {estimated}."
-        return Verdict(
-            check="ct.truncation",
-            level=Level.FLAG if cut else Level.PASS,
-            advice=advice,
-            value=self._edge,
-            limit=_EDGE,
-            evidence="largest line integral in the outermost channels, averaged over the rows",
-        )
 
 
 @dataclass(kw_only=True)

@@ -13,6 +13,7 @@ from acquisition.errors import ConfigError, DataError, ReconError
 from acquisition.geometry import Grid
 from acquisition.items import Image, Projections
 from acquisition.scan import CtHeader
+from recon.ct.rays import WIDEST
 from recon.ct.slices import SlicePlan
 
 _MOST_BYTES = 4 << 30
@@ -132,22 +133,29 @@ def reach_mm(ct: CtHeader) -> float:
     return ct.source_isocentre_mm * float(np.sin(np.abs(fan_angles(ct)[[0, -1]]).max()))
 
 
-def surrounding(ct: CtHeader, plan: SlicePlan, head: NDArray[np.void]) -> Volume:
-    """Return voxels of the slices' pixel size around everything that the rays of some views meet in the field.
+def support_mm(ct: CtHeader, plan: SlicePlan, *, wanted_mm: float, least_mm: float) -> float:
+    """Return the radius in which there are voxels [mm]: `wanted_mm` beyond the reach if they fit, `least_mm` anyway."""
+    reach, step = reach_mm(ct), float(plan.xs[1] - plan.xs[0])
+    most = min(WIDEST * ct.source_isocentre_mm, (_MOST_PIXELS / 2 - 1) * step)
+    return max(min(reach + wanted_mm, most), reach + least_mm)
+
+
+def surrounding(ct: CtHeader, plan: SlicePlan, head: NDArray[np.void], *, radius_mm: float) -> Volume:
+    """Return voxels of the slices' pixel size around what the rays of some views meet within a radius of the axis.
 
     Raises
     ------
     ConfigError
         The pixels are so small that the volume is huge.
     """
-    radius, step = reach_mm(ct), float(plan.xs[1] - plan.xs[0])
+    radius, step = radius_mm, float(plan.xs[1] - plan.xs[0])
     before = [max(0, int(np.ceil((axis[0] + radius) / step - 0.5))) for axis in (plan.ys, plan.xs)]
     after = [max(0, int(np.ceil((radius - axis[-1]) / step - 0.5))) for axis in (plan.ys, plan.xs)]
     ny, nx = (n + len(axis) for n, axis in zip(np.add(before, after), (plan.ys, plan.xs), strict=True))
     if max(ny, nx) > _MOST_PIXELS:
         raise ConfigError(
             "CT voxels",
-            expected=f"at most {_MOST_PIXELS} pixels across the scanner's field of {2 * radius:.0f} mm",
+            expected=f"at most {_MOST_PIXELS} pixels across a field of {2 * radius:.0f} mm",
             got=f"{max(ny, nx)} pixels of {step:.3f} mm",
             action="choose a smaller matrix or a larger fov_mm",
         )

@@ -1,8 +1,8 @@
 """Iterative reconstruction of CT: OS-SIRT, and weighted least squares with a prior, from any views at any angles.
 
 The Steps stand where `ct.fbp` stands. They need no full turn, no even spacing and no resting focal spot, attenuation
-is never negative, and what the rays meet beside the wanted slices is reconstructed with them. All views of a table
-position are held; a helical scan is one volume, so it has to be short.
+is never negative, and what the rays meet beside the wanted slices is reconstructed with them, beyond the fan too where
+it cuts the patient off. All views of a table position are held; a helical scan is one volume, so it has to be short.
 """
 
 from __future__ import annotations
@@ -22,16 +22,20 @@ from acquisition.errors import ConfigError, ReconError
 from acquisition.items import Image, Item, Projections
 from acquisition.scan import Scan
 from acquisition.verdict import Level, Verdict
-from kernels.smoothness import hyperbola
-from recon.ct.gather import TablePositions, Volume, heights_mm, reach_mm, surrounding
+from kernels.registry import device
+from recon.ct.backend import backend
+from recon.ct.extend import CUT_OFF, at_edge, ends, truncation
+from recon.ct.gather import TablePositions, Volume, heights_mm, reach_mm, support_mm, surrounding
 from recon.ct.ordered import Subset, Update, curvature, nesterov, ordered_subsets, split
-from recon.ct.project import ConeProjector, shared
+from recon.ct.project import ConeProjector
 from recon.ct.slices import SliceOptions, planned
+from recon.ct.start import backprojected
 from recon.ct.statistics import currents, estimated, trust
 from recon.prior import TotalVariation
 
 _LOG = logging.getLogger(__name__)
 _LEAST_VIEWS = 20  # in a subset; with fewer the subsets contradict each other
+_BEYOND = 0.5  # of the fan's reach, in which voxels take what the fan cuts off
 _TINY = 1e-30
 
 
@@ -65,7 +69,8 @@ class _Iterative(SliceOptions):
             Not a CT scan, or a geometry that no ray can be drawn from.
         """
         ct = checked(scan.require_ct(), f"scan {scan.uid}")
-        self._uid, self._ct, self._plan = scan.uid, ct, planned(scan, ct, self, radius_mm=reach_mm(ct))
+        self._scan, self._uid, self._ct = scan, scan.uid, ct
+        self._plan = planned(scan, ct, self, radius_mm=reach_mm(ct))
         self._positions, self._n_made = TablePositions(scan.uid, ct), 0
 
     def feed(self, item: Item) -> Iterator[Item]:
@@ -99,17 +104,26 @@ class _Iterative(SliceOptions):
         return nesterov()
 
     def _reconstructed(self, views: Projections) -> Iterator[Image]:
-        zs, volume = heights_mm(self._ct, self._plan, views.head), surrounding(self._ct, self._plan, views.head)
+        zs, edge = heights_mm(self._ct, self._plan, views.head), at_edge(views.data[..., ends(self._ct)])
+        cut, reach, mu_water = edge > CUT_OFF, reach_mm(self._ct), self._plan.mu_water_per_mm
+        beyond = _BEYOND * reach if cut else 0.0
+        radius = support_mm(self._ct, self._plan, wanted_mm=beyond, least_mm=self.extend_mm)
+        volume = surrounding(self._ct, self._plan, views.head, radius_mm=radius)
         projector = ConeProjector(self._ct, views.head, volume.grid)
-        whole = Subset(projector=projector, lines=torch.from_numpy(views.data), weights=self._weights(projector, views))
-        mu, unexplained = self._solved(whole, volume)
-        verdict = _explained(unexplained, self.flag_above)
+        lines, weights = torch.from_numpy(views.data), self._weights(projector, views)
+        whole = Subset(projector=projector, lines=lines.to(device()), weights=weights.to(device()))
+        start = torch.zeros(volume.grid.shape)
+        if cut:
+            start = backprojected(self._scan, views, volume, extend_mm=radius - reach, mu_water_per_mm=mu_water)
+        solved, unexplained = self._solved(whole, volume, start=start.to(device()))
+        mu = solved.cpu().numpy()
+        verdicts = _explained(unexplained, self.flag_above), truncation(edge, hu="estimates")
         for z in zs:
-            image = volume.image(mu.numpy(), self._plan, z, self._n_made)
+            image = volume.image(mu, self._plan, z, self._n_made)
             self._n_made += 1
-            yield replace(image, last_readout_s=views.received_s).with_verdicts(verdict)
+            yield replace(image, last_readout_s=views.received_s).with_verdicts(*verdicts)
 
-    def _solved(self, whole: Subset, volume: Volume) -> tuple[Tensor, float]:
+    def _solved(self, whole: Subset, volume: Volume, *, start: Tensor) -> tuple[Tensor, float]:
         """Return the attenuation [1/mm] and the part of the lines that it does not explain."""
         n_views = whole.lines.shape[0]
         stages = self._stages(n_views)
@@ -117,7 +131,7 @@ class _Iterative(SliceOptions):
         bend = curvature(split(whole, stages[0][0]))
         update = self._update(bend, volume)
         energy = float((whole.weights * whole.lines.square()).double().sum())
-        x, done, left = torch.zeros(volume.grid.shape), 0, [0.0]
+        x, done, left = start, 0, [0.0]
 
         def report(iteration: int, misfit: float, change: float) -> None:
             left[0] = float(np.sqrt(misfit / max(energy, _TINY)))
@@ -154,7 +168,7 @@ class Sirt(_Iterative):
     _name = "ct.sirt"
 
     def _weights(self, projector: ConeProjector, views: Projections) -> Tensor:
-        lengths = projector(torch.ones(projector.domain))
+        lengths = projector(torch.ones(projector.domain, device=device()))
         return torch.where(lengths > 0, 1 / lengths.clamp_min(_TINY), 0.0)
 
     def _update(self, bend: Tensor, volume: Volume) -> Update:
@@ -231,16 +245,12 @@ class Pwls(_Weighted):
         weights = share * np.prod(volume.grid.spacing_mm) / (distance * self.slope_hu_per_mm * per_hu) ** 2
         edges = self.edge_hu_per_mm * per_hu * distance
         neighbours = (steps, weights.astype(np.float32), edges.astype(np.float32))
-        slope, stiff = torch.empty_like(bend), torch.empty_like(bend)
+        slope, stiff, smoothed = torch.empty_like(bend), torch.empty_like(bend), backend().hyperbola
 
         def update(z: Tensor, down: Tensor) -> Tensor:
             slope.copy_(down)
             stiff.copy_(bend)
-
-            def part(at: slice) -> None:
-                hyperbola(z.numpy(), neighbours, (at.start, at.stop), slope.numpy(), stiff.numpy())
-
-            shared(part, z.shape[1])
+            smoothed(z, neighbours, slope, stiff)
             return (z - slope / stiff.clamp_min(_TINY)).clamp_min_(0)
 
         return update

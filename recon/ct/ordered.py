@@ -43,7 +43,7 @@ def split(whole: Subset, n: int) -> list[Subset]:
 
 def curvature(subsets: list[Subset]) -> Tensor:
     """Return the curvature of the data's parabolas, ``A^T W A 1``, (z, y, x)."""
-    ones = torch.ones(subsets[0].projector.domain, dtype=subsets[0].lines.dtype)
+    ones = subsets[0].lines.new_ones(subsets[0].projector.domain)
     parts = (s.projector.adjoint(s.weights * s.projector(ones)) for s in subsets)
     return sum(parts, torch.zeros_like(ones))
 

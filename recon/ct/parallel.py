@@ -94,7 +94,8 @@ class ParallelViews:
         out = self._sorted[:count]
         rebin(self._fans, self.stop, self.rays.sources, self.rays.reach_mm, self.rays.heights_mm, out)
         if self._extends:
-            complete(out[..., : len(self.rays.later)], self.rays.measured, self._mu * self.rays.pitch_mm)
+            rows, rays = out[..., : len(self.rays.later)], self.rays
+            complete(rows, rays.measured, places_mm=rays.places_mm, mu_per_mm=self._mu)
         spectrum, filtered = self._spectrum[:count], self._filtered[:count]
         torch.fft.rfft(torch.from_numpy(out), out=spectrum)
         spectrum *= self._response

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,7 +11,7 @@ from acquisition.ct_geometry import checked, detector_columns, focal_spots, row_
 from acquisition.errors import ReconError
 from acquisition.geometry import Grid
 from acquisition.scan import CtHeader
-from kernels.ct_project import project, smear
+from recon.ct.backend import backend
 from recon.linop import LinearOperator
 
 
@@ -49,9 +45,9 @@ class ConeProjector(LinearOperator):
         super().__init__(grid.shape, (len(head), checked(ct, "ConeProjector").n_rows, ct.n_channels))
         self.ct, self.head, self.grid = ct, head, grid
         (x, y, z), (dz, dy, dx) = grid.origin_mm, grid.spacing_mm
-        self._place = (float(x), float(dx), float(y), float(dy), float(z), float(dz))
-        self._spots, self._columns = focal_spots(ct, head), detector_columns(ct, head)
-        self._heights = row_heights_mm(ct)
+        place = (float(x), float(dx), float(y), float(dy), float(z), float(dz))
+        spots, columns = focal_spots(ct, head), detector_columns(ct, head)
+        self._rays = backend().rays(grid.shape, place, spots=spots, columns=columns, heights=row_heights_mm(ct))
 
     def views(self, chosen: slice) -> ConeProjector:
         """Return the projector of some of the views."""
@@ -60,33 +56,9 @@ class ConeProjector(LinearOperator):
     def _forward(self, x: Tensor) -> Tensor:
         if x.is_complex():
             return torch.complex(self._forward(x.real), self._forward(x.imag))
-        volume = x.permute(1, 2, 0).contiguous().numpy()
-        out = np.empty(self.range, volume.dtype)
-
-        def part(at: slice) -> None:
-            project(volume, self._place, self._spots[at], self._columns[at], self._heights, out[at])
-
-        shared(part, self.range[0])
-        return torch.from_numpy(out)
+        return self._rays.forward(x)
 
     def _adjoint(self, y: Tensor) -> Tensor:
         if y.is_complex():
             return torch.complex(self._adjoint(y.real), self._adjoint(y.imag))
-        lines = y.contiguous().numpy()
-        nz, ny, nx = self.domain
-        volume = np.zeros((ny, nx, nz), lines.dtype)
-
-        def part(at: slice) -> None:
-            slab = (at.start, volume[at])
-            smear(lines, self._place, self._spots, self._columns, self._heights, slab)
-
-        shared(part, ny)
-        return torch.from_numpy(volume).permute(2, 0, 1).contiguous()
-
-
-def shared(part: Callable[[slice], None], n: int) -> None:
-    """Do n things in as many parts as there are threads."""
-    n_parts = max(1, min(torch.get_num_threads(), n))
-    edges = [n * k // n_parts for k in range(n_parts + 1)]
-    with ThreadPoolExecutor(n_parts) as pool:
-        list(pool.map(part, (slice(a, b) for a, b in pairwise(edges))))
+        return self._rays.adjoint(y)

@@ -16,8 +16,9 @@ Shift = tuple[float, float, float]
 
 SHIFTS = ("angle_shift_rad", "z_shift_mm", "radius_shift_mm")
 """Fields of `VIEW_HEAD` that say where the focal spot flew, in the order of a `Shift`."""
+WIDEST = 0.95
+"""Part of the focal spot's distance from the axis to which rays can be extended."""
 _PATTERNS = (1, 2, 4)
-_WIDEST = 0.95  # part of the focal spot's distance to which rays can be extended
 _APART = 0.25  # part of an element's distance from which focal spots are worth a denser raster
 
 
@@ -75,6 +76,11 @@ class Rays:
     sources: tuple[Floats, Floats, Floats, NDArray[np.intp]]
     """Fan views later and channel (spot, column), row (spot, row, column), and the spot that serves (row, column)."""
 
+    @property
+    def places_mm(self) -> Floats:
+        """Signed distance of each column from the axis [mm]."""
+        return self.start_mm + np.arange(len(self.later), dtype=np.float64) * self.pitch_mm
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Spot:
@@ -114,7 +120,7 @@ def rays_of(ct: CtHeader, path: Path, *, extend_mm: float = 0.0) -> Rays:
     along = 2 if np.ptp([s.p_mm[middle] for s in spots]) > _APART * pitch else 1
     across = 2 if np.ptp([s.lift_mm[middle] for s in spots]) > _APART * ct.pitch_mm[0] else 1
     widest = reach * np.sin(max(-fan[0], fan[-1]))
-    n = 2 * int(np.floor(min(widest + extend_mm, _WIDEST * reach) * along / pitch)) + 1
+    n = 2 * int(np.floor(min(widest + extend_mm, WIDEST * reach) * along / pitch)) + 1
     p: Floats = (np.arange(n, dtype=np.float64) - (n - 1) / 2) * (pitch / along)
     gamma = np.arcsin(p / reach)
     heights = (np.arange(across * ct.n_rows) - (across - 1) / 2) / across * ct.pitch_mm[0] - ct.centre[0] * ct.pitch_mm[

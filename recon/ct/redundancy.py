@@ -42,7 +42,7 @@ def redundancy(turned_rad: Floats, fan_rad: Floats, *, where: str) -> Floats:
     short, long = sorted((float(-fan_rad[0]), float(fan_rad[-1])))
     if total > 2 * np.pi - step / 2:
         return _turn(beta, total, step)[:, None] * _aside(fan_rad, short, long)
-    if short < _SYMMETRIC * long:
+    if moved_aside(short, long):
         raise ReconError(
             where,
             expected="a full turn, because the detector is moved aside",
@@ -60,6 +60,11 @@ def redundancy(turned_rad: Floats, fan_rad: Floats, *, where: str) -> Floats:
     return _parker(beta, fan_rad, max(spare, long + step / 2))
 
 
+def moved_aside(one_rad: float, other_rad: float) -> bool:
+    """Whether a fan that goes so far to its two sides counts as a detector moved aside, which needs a full turn."""
+    return min(one_rad, other_rad) < _SYMMETRIC * max(one_rad, other_rad)
+
+
 def _turn(beta: Floats, total: float, step: float) -> Floats:
     excess = total - 2 * np.pi
     if excess < 1.5 * step:
@@ -69,7 +74,7 @@ def _turn(beta: Floats, total: float, step: float) -> Floats:
 
 
 def _aside(fan: Floats, short: float, long: float) -> Floats:
-    if short >= _SYMMETRIC * long:
+    if not moved_aside(short, long):
         return np.ones(len(fan))
     towards = fan if fan[-1] >= -fan[0] else -fan
     return 1 + np.sin(np.pi / 2 * np.clip(towards / short, -1, 1))

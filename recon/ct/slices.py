@@ -13,6 +13,7 @@ from acquisition.errors import ConfigError, HeaderError
 from acquisition.geometry import Grid, Vector
 from acquisition.items import Image, Position, Provenance
 from acquisition.scan import CtHeader, Scan
+from recon.ct.rays import WIDEST
 
 Floats = NDArray[np.float64]
 AIR_HU = -1000.0
@@ -109,6 +110,8 @@ class SliceOptions:
     """Distance of slices [mm]; 0: the thickness."""
     mu_water_per_mm: float = 0.0
     """Attenuation of water [1/mm]; 0: the header's."""
+    extend_mm: float = 0.0
+    """How far the field goes on beyond the fan, where HU are estimates: by filtered backprojection, of water [mm]."""
 
 
 @dataclass(kw_only=True)
@@ -120,18 +123,22 @@ class Wanted(SliceOptions):
 
 
 def planned(scan: Scan, ct: CtHeader, wanted: SliceOptions, *, radius_mm: float) -> SlicePlan:
-    """Return where the slices of a scan lie whose rays cover `radius_mm` around the axis.
+    """Return where the slices of a scan lie whose rays cover `radius_mm` around the axis, and beyond if wanted.
 
     Raises
     ------
     ConfigError
-        A size is negative, or the matrix is smaller than 2.
+        A size is negative, the matrix is smaller than 2, or the field would reach the focal spot.
     HeaderError
         Nobody knows how the patient lies, or how much water attenuates.
     """
-    sizes = (wanted.fov_mm, wanted.thickness_mm, wanted.increment_mm, wanted.mu_water_per_mm)
+    sizes = (wanted.fov_mm, wanted.thickness_mm, wanted.increment_mm, wanted.mu_water_per_mm, wanted.extend_mm)
     if min(sizes) < 0 or wanted.matrix < 2:
         raise ConfigError("CT slices", expected="sizes from 0 up, matrix from 2 up", got=f"{sizes}, {wanted.matrix}")
+    most = WIDEST * ct.source_isocentre_mm - radius_mm
+    if wanted.extend_mm > max(most, 0):
+        raise ConfigError("CT slices: extend_mm", expected=f"at most {most:.0f} mm", got=f"{wanted.extend_mm:g} mm")
+    radius_mm += wanted.extend_mm
     mu = wanted.mu_water_per_mm or ct.mu_water_per_mm
     if not mu:
         raise HeaderError(

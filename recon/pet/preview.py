@@ -1,7 +1,9 @@
 """A picture each second while the scanner counts: all that has been counted so far, coarse, no scatter, no resolution.
 
-The image goes on from the one before, so two passes over at most `max_events` of the events, evenly chosen, are
-enough. It is marked as not quantitative. Events go on to what comes behind.
+One pass over the events (`recon.pet.onepass`): each is projected once, in the block it came with, on voxels of 4 mm. So
+the work per second does not grow with the scan, and most of a picture is made before its last event is counted. It
+knows attenuation and normalisation as far as they have come, but neither randoms nor scatter nor resolution, and its
+first seconds are blurred: it is marked as not quantitative. Events go on to what comes behind.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from acquisition.errors import ConfigError
 from acquisition.items import Events, Image, Item, Position, Provenance, TimeFrame
@@ -20,7 +21,7 @@ from acquisition.pet_geometry import checked
 from acquisition.scan import Scan
 from acquisition.verdict import Level, Verdict
 from recon.pet.gather import Gathered, equivalent_s
-from recon.pet.likelihood import ListMode, osem
+from recon.pet.onepass import OnePass
 from recon.pet.psf import GaussianPsf
 from recon.pet.sensitivity import CACHE
 from recon.pet.volume import VoxelOptions, gantry_grid, in_patient, inside
@@ -36,27 +37,28 @@ _NOT_FOR_NUMBERS = Verdict(
 
 @dataclass(kw_only=True)
 class Preview(VoxelOptions):
-    """List-mode OSEM of what has been counted so far, again and again."""
+    """One pass of list-mode expectation maximisation; a picture of all that has been counted again and again."""
 
     every_s: float = 1.0
     """Time of the scan between two pictures [s]."""
-    n_iterations: int = 2
-    """How often the events are used for each picture."""
-    n_subsets: int = 4
-    """Parts of the events after each of which the image is updated."""
-    max_events: int = 400_000
-    """Events used for a picture; of more, every n-th."""
+    batch_events: int = 30_000
+    """Events after which the image is updated; a block of fewer is one batch."""
+    most_per_s: int = 1_000_000
+    """Events used of each second of the scan; of more, every n-th."""
+    power: float = 2.0
+    """How much later events weigh: as this power of the counts at their time; 0: all the same. The higher, the sooner
+    what the first, blurred images made of their events, and what was before a motion, is forgotten, and more noise."""
     filter_mm: float = 6.0
     """Gaussian filter of the picture, FWHM [mm]."""
     slice_mm: float = 4.0
     """Distance and thickness of slices [mm]; 0: half the distance of rings."""
 
     def __post_init__(self) -> None:
-        if self.every_s <= 0 or min(self.n_iterations, self.n_subsets, self.max_events) < 1 or self.filter_mm < 0:
+        if self.every_s <= 0 or min(self.batch_events, self.most_per_s) < 1 or min(self.power, self.filter_mm) < 0:
             raise ConfigError(
                 "pet.preview",
-                expected="every_s above 0, n_iterations, n_subsets and max_events from 1, filter_mm from 0",
-                got=f"{self.every_s}, {self.n_iterations}, {self.n_subsets}, {self.max_events}, {self.filter_mm}",
+                expected="every_s above 0, batch_events and most_per_s from 1, power and filter_mm from 0",
+                got=f"{self.every_s}, {self.batch_events}, {self.most_per_s}, {self.power}, {self.filter_mm}",
             )
 
     def open(self, scan: Scan) -> None:
@@ -70,64 +72,78 @@ class Preview(VoxelOptions):
         pet = checked(scan.require_pet(), f"scan {scan.uid}")
         self._pet, self._grid = pet, gantry_grid(pet, self)
         self._shown, self._data = in_patient(self._grid, scan), Gathered(pet, f"scan {scan.uid}")
-        self._next_s, self._n_made, self._last = self.every_s, 0, torch.zeros(0)
-        self._sensitivity = CACHE.get(self._data.model, self._grid, most_lines=_LINES)
-        bins = np.zeros(1, np.int16) if pet.n_tof > 1 else None
-        self._likelihood(np.array([[0, pet.n_crystals // 2]], np.int32), bins, 1.0).ratio(
-            torch.ones(self._grid.shape), slice(None)
-        )
+        self._next_s, self._n_made, self._first_s = self.every_s, 0, 0.0
+        self._n_events = self._n_used = 0
+        self._work_s = 0.0
+        self._filter = GaussianPsf(self._grid, self.filter_mm)
+        pairs, bins = np.array([[0, pet.n_crystals // 2]], np.int32), np.zeros(1, np.int16) if pet.n_tof > 1 else None
+        OnePass(pet, self._grid, power=0.0).add(pairs, bins, 1.0)  # compiles
+        self._pass = OnePass(pet, self._grid, power=self.power)
+        self._learn()
 
     def feed(self, item: Item) -> Iterator[Item]:
-        """Pass everything on; after the block that completes a second, give a picture."""
+        """Use events and pass everything on; after the block that completes a second, give a picture."""
         changed = not isinstance(item, Events) and self._data.takes(item)
         yield item
         if changed:
-            self._sensitivity = CACHE.get(self._data.model, self._grid, most_lines=_LINES)
-        if not isinstance(item, Events):
-            return
-        self._data.takes(item)
-        if item.stop_s >= self._next_s - 1e-6:
-            self._next_s = (np.floor(item.stop_s / self.every_s + 1e-6) + 1) * self.every_s
-            if any(len(b) for b in self._data.blocks):
-                yield self._picture(item)
+            self._learn()
+        if isinstance(item, Events):
+            self._use(item)
+            if item.stop_s >= self._next_s - 1e-6:
+                self._next_s = (np.floor(item.stop_s / self.every_s + 1e-6) + 1) * self.every_s
+                if self._n_used:
+                    yield self._picture()
 
     def close(self) -> Iterator[Item]:
         """Give a picture of a scan that was too short for one; else nothing, as the final image follows."""
-        counted = [b for b in self._data.blocks if len(b)]
-        if counted and not self._n_made:
-            yield self._picture(self._data.blocks[-1])
+        if self._n_used and not self._n_made:
+            yield self._picture()
 
-    def _picture(self, item: Events) -> Image:
+    def _learn(self) -> None:
+        """Take what is known of the lines' factors into the image."""
+        model = self._data.model
+        found = CACHE.get(model, self._grid, most_lines=_LINES)
+        self._normalisation = model.normalisation
+        self._pass.sees(torch.where(inside(self._grid), found.image, 0.0))
+
+    def _use(self, item: Events) -> None:
         begun = time.monotonic()
-        frame = TimeFrame(start_s=self._data.blocks[0].start_s, stop_s=item.stop_s, index=self._n_made)
-        pairs, tof = self._data.events(frame)
-        n_events = len(pairs)
-        part = slice(None, None, -(-n_events // self.max_events))
-        pairs, tof = np.ascontiguousarray(pairs[part]), None if tof is None else np.ascontiguousarray(tof[part])
-        share = len(pairs) / n_events
-        data = self._likelihood(pairs, tof, share * equivalent_s(frame, self._pet.tracer))
-        start = self._last + 0.02 * data.start() if len(self._last) else data.start()
-        x = osem(data, start, n_iterations=self.n_iterations, n_subsets=self.n_subsets, report=lambda *_: None)
-        self._last, self._n_made = x, self._n_made + 1
+        if not self._data.blocks:
+            self._first_s = item.start_s
+        self._data.takes(item)
+        del self._data.blocks[:-1]  # the latest is enough to see whether the next one fits
+        length = item.stop_s - item.start_s
+        stride = max(1, -(-len(item) // max(1, int(self.most_per_s * length))))
+        pairs, tof = item.prompts[::stride], None if item.tof is None else item.tof[::stride]
+        good = self._normalisation.efficiency(pairs) > 0
+        pairs, tof = pairs[good], None if tof is None or self._pet.n_tof < 2 else tof[good]
+        seconds = equivalent_s(TimeFrame(start_s=item.start_s, stop_s=item.stop_s), self._pet.tracer) / stride
+        n = max(1, round(len(pairs) / self.batch_events))
+        for k in range(n):
+            part = slice(k, None, n)
+            batch = np.ascontiguousarray(pairs[part]), None if tof is None else np.ascontiguousarray(tof[part])
+            self._pass.add(*batch, seconds / n)
+        self._n_events, self._n_used = self._n_events + len(item), self._n_used + len(pairs)
+        self._work_s += time.monotonic() - begun
+
+    def _picture(self) -> Image:
+        begun, last = time.monotonic(), self._data.blocks[-1]
+        data = self._filter(self._pass.image).numpy()
+        work_s, self._work_s = self._work_s + time.monotonic() - begun, 0.0
+        self._n_made += 1
+        notes = {"events": f"{self._n_used} of {self._n_events}", "work": f"{work_s:.2f} s"}
         return Image(
-            data=GaussianPsf(self._grid, self.filter_mm)(x).numpy(),
+            data=data,
             grid=self._shown,
             unit="a.u.",
             output=OUTPUT,
-            position=Position(repetition=frame.index),
-            provenance=Provenance(notes={"events": str(n_events), "made_in": f"{time.monotonic() - begun:.2f} s"}),
+            position=Position(repetition=self._n_made - 1),
+            provenance=Provenance(notes=notes),
             verdicts=(_NOT_FOR_NUMBERS,),
-            last_readout_s=item.received_s,
+            last_readout_s=last.received_s,
             attributes={
-                "frame_start_s": f"{frame.start_s:.6g}",
-                "frame_stop_s": f"{frame.stop_s:.6g}",
+                "frame_start_s": f"{self._first_s:.6g}",
+                "frame_stop_s": f"{last.stop_s:.6g}",
                 "quantitative": "no",
             },
         )
-
-    def _likelihood(self, pairs: NDArray[np.int32], tof: NDArray[np.int16] | None, seconds: float) -> ListMode:
-        seen = torch.where(inside(self._grid), self._sensitivity.image, 0.0) * seconds
-        factors = self._data.model.factors(pairs)
-        if not (factors > 0).all():
-            pairs, tof = pairs[factors > 0], None if tof is None else tof[factors > 0]
-        return ListMode(self._pet, self._grid, pairs, tof, None, GaussianPsf(self._grid, 0.0), seen)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
@@ -15,7 +15,7 @@ from acquisition.errors import DataError, ReconError
 from acquisition.geometry import Grid
 from acquisition.pet_geometry import checked, detectors_mm
 from acquisition.scan import PetHeader
-from kernels.pet_project import Place, Timing, bin_weights, project, project_tof, smear, smear_tof
+from kernels.pet_project import Place, Timing, bin_weights, project, project_tof, share, share_tof, smear, smear_tof
 from recon.linop import LinearOperator
 
 Pairs = NDArray[np.int32]
@@ -56,6 +56,27 @@ class LineProjector(LinearOperator):
         (x, y, z), (dz, dy, dx) = grid.origin_mm, grid.spacing_mm
         self._place: Place = (x, dx, y, dy, z, dz)
         self._timing = None if tof is None else _timing(pet)
+
+    def share(self, padded: NDArray, sums: Sequence[NDArray]) -> None:
+        """Add ``A' (1 / A x)``, which is what an update of expectation maximisation needs, in one walk along each line.
+
+        Parameters
+        ----------
+        padded
+            The volume x (y, x, z) with one voxel of zeros on every side.
+        sums
+            Like `padded`, one for each thread; the result is their sum.
+        """
+        free = list(sums)
+
+        def part(at: slice) -> None:
+            if self._timing is None or self.tof is None:
+                share(padded, self._place, self._detectors, self.pairs[at], free.pop())
+            else:
+                events = (self.pairs[at], self.tof[at])
+                share_tof(padded, self._place, self._detectors, events, self._timing, free.pop())
+
+        shared(part, len(self.pairs))
 
     def _forward(self, x: Tensor) -> Tensor:
         if x.is_complex():

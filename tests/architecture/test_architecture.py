@@ -92,3 +92,14 @@ def test_the_wheel_lists_the_five_packages_and_no_tests() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     include = project["tool"]["setuptools"]["packages"]["find"]["include"]
     assert {pattern.rstrip("*") for pattern in include} == set(budget.PACKAGES)
+
+
+def test_the_wheel_carries_every_file_that_is_read() -> None:
+    import tomllib
+
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    carried = {path for package, patterns in data.items() for p in patterns for path in (ROOT / package).glob(p)}
+    files = [path for package in budget.PACKAGES for path in (ROOT / package).rglob("*") if path.is_file()]
+    left = [p for p in files if p.suffix not in (".py", ".md") and "__pycache__" not in p.parts and p not in carried]
+    assert left == []
+    assert {path.suffix for path in carried} >= {".cu", ".yaml"}

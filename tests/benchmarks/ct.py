@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import os
 import resource
-import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +28,7 @@ from acquisition.sources.phantom.objects import Phantom
 from kernels.memory import keep_memory
 from recon.ct.cone import Cone
 from recon.ct.fbp import Axial, Helical
+from tests.benchmarks._timing import median_s
 
 ROUNDS = 5
 _MU = 0.0192
@@ -150,7 +149,7 @@ def circle(name: str, *, n: int, n_rows: int, views: int) -> str:
         for item in [*step.feed(Projections(head=head, data=lines, domain="lines")), *step.close()]:
             made.append(item.data[0])  # type: ignore[attr-defined]
 
-    seconds = median(ours)
+    seconds = median_s(ours, rounds=ROUNDS)
     errors = [middle_error(np.stack(made), simulation, size)]
     found: list[float | None] = []
     for script in (_RTK, _ASTRA) if n_rows == 1 else (_RTK,):
@@ -234,17 +233,6 @@ def helix(pitch: float) -> str:
         end = time.perf_counter()
         best = max(best, n / (end - start))
     return f"| pitch {pitch}, {n} slices | {best:.1f} | {end - last:.2f} | {ring / 1e9:.2f} GB |"
-
-
-def median(work: Callable[[], object]) -> float:
-    """Return the median time of `work` [s]."""
-    work()
-    times = []
-    for _ in range(ROUNDS):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
 
 
 if __name__ == "__main__":

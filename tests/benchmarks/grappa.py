@@ -7,11 +7,8 @@ Run as ``PYGRAPPA=/path/to/python python -m tests.benchmarks.grappa``, where tha
 from __future__ import annotations
 
 import os
-import statistics
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +21,7 @@ from kernels.registry import kernel
 from recon.mri.grappa import Grappa, fill
 from recon.mri.items import Calibration, Frame, FrameKey
 from recon.mri.pattern import Pattern
+from tests.benchmarks._timing import median_s
 from tests.recon.helpers import Exam, coils, phantom
 
 N, N_ACS, ROUNDS = 320, 24, 7
@@ -89,8 +87,8 @@ def row(full: NDArray[np.complex64], r: int) -> str:
     key, head = FrameKey(0, 0, 0, 0, 0, 0), np.zeros(1, READOUT_HEAD)[0]
     work = hybrid.clone()
     frame = Frame(kspace=work, counts=counts, key=key, head=head)
-    t_calibrate = median(calibrate)
-    t_fill = median(lambda: fill(frame, pattern, weights, within=range(N)))
+    t_calibrate = median_s(calibrate, rounds=ROUNDS)
+    t_fill = median_s(lambda: fill(frame, pattern, weights, within=range(N)), rounds=ROUNDS)
     ours = error(kernel("centred_fft")(work, (3,))[:, 0].numpy(), full)
     name = f"| {full.shape[0]} coils, R = {r} | {1e3 * t_calibrate:.0f} | {1e3 * t_fill:.1f} "
     peer = pygrappa(kspace, full[:, lines])
@@ -125,17 +123,6 @@ def rss(kspace: NDArray) -> NDArray:
     """Return the image of all coils."""
     images = np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(kspace, axes=(1, 2)), norm="ortho"), axes=(1, 2))
     return np.sqrt((np.abs(images) ** 2).sum(0))
-
-
-def median(work: Callable[[], object]) -> float:
-    """Return the median time of `work` [s]."""
-    work()
-    times = []
-    for _ in range(ROUNDS):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from recon.mri.iterative import L1Wavelet
 from recon.mri.model import CartesianSense, CartesianSeries
 from recon.prior import WaveletSparsity
 from recon.solve import cg, fista
+from tests.benchmarks._timing import median_s
 from tests.conftest import ROOT
 from tests.peers import program
 from tests.recon.helpers import coils, phantom
@@ -63,13 +64,7 @@ def error(image: NDArray, reference: NDArray) -> float:
 
 def median_ms(work: Callable[[], object], rounds: int = ROUNDS) -> float:
     """Return the median time after one warm-up [ms]."""
-    work()
-    times = []
-    for _ in range(rounds):
-        began = time.perf_counter()
-        work()
-        times.append(1e3 * (time.perf_counter() - began))
-    return statistics.median(times)
+    return 1e3 * median_s(work, rounds=rounds)
 
 
 def brain_ours(folder: Path, rounds: int = ROUNDS) -> tuple[NDArray, float]:

@@ -10,9 +10,11 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from acquisition.errors import SetupError
+from acquisition.errors import ConfigError, SetupError
 from acquisition.sources.phantom.exam import MriExam
 from integration import demo
+from integration.cli import WRONG, run
+from integration.commands.demo import EXAMS, chosen
 from tests.conftest import ROOT
 
 
@@ -44,3 +46,24 @@ def test_a_process_that_does_not_start_is_named_with_its_last_words(tmp_path: Pa
     (tmp_path / "archive").write_text("a file where a folder should be")
     with pytest.raises(SetupError, match=r"archive: expected to be ready.*archive\.log"), demo.house(tmp_path):
         pass
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("cct", r"expected one of ct, mri, pet \(did you mean ct\?\), got 'cct'"),
+        ("MRI", "expected one of ct, mri, pet, got 'MRI'. leave --exam out to see all"),
+    ],
+)
+def test_an_exam_that_is_not_there_is_refused(name: str, match: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigError, match=match):
+        chosen(name)
+    assert run(["demo", "--exam", name]) == WRONG
+    said = capsys.readouterr()
+    assert said.out == "" and f"--exam {name}: expected one of ct, mri, pet" in said.err and "starting" not in said.err
+
+
+def test_all_exams_are_run_unless_one_is_named() -> None:
+    assert list(EXAMS) == ["mri", "ct", "pet"]
+    assert chosen(None) == list(EXAMS.values())
+    assert [chosen(name) for name in EXAMS] == [[exam] for exam in EXAMS.values()]

@@ -93,6 +93,21 @@ def test_every_image_is_valid(tmp_path: Path) -> None:
     assert any("PhotometricInterpretation" in error for error in validate(broken, tmp_path, KIND))
 
 
+def test_a_preview_does_not_look_like_the_final_series() -> None:
+    series = writer()
+    told = {"frame_start_s": "0", "quantitative": "no", "corrected": "", "decay_corrected_to": "none", "method": ""}
+    preview = pet_image(output="preview", unit="a.u.", verdicts=(FLAG,), attributes=told)
+    early, final = (parsed(series.instances(image)[0]) for image in (preview, pet_image()))
+    assert early.SeriesInstanceUID != final.SeriesInstanceUID and early.SeriesNumber != final.SeriesNumber
+    assert early.SeriesDescription == f"{final.SeriesDescription} preview not quantitative"
+    assert (early.ImageType, final.ImageType) == (["ORIGINAL", "PRIMARY", "PREVIEW"], ["ORIGINAL", "PRIMARY"])
+    assert (early.Units, final.Units, early.DecayCorrection) == ("NONE", "BQML", "NONE")
+    assert not early.CorrectedImage and "DecayFactor" not in early
+    assert FLAG.advice in early.ImageComments and FLAG.advice not in final.ImageComments
+    with pytest.raises(HeaderError, match="this is no quantitative PET"):
+        suv_factor(flat(early))
+
+
 def test_activity_and_places_come_back_and_every_slice_has_its_slope() -> None:
     image = pet_image()
     instances = series_of(pet_scan(), "job-1").instances(image)

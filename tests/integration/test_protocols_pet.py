@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from acquisition.items import Image
+from acquisition.scan import Study
 from acquisition.sources.phantom.pet import PetSimulation
 from acquisition.sources.phantom.pet_exam import PetExam, gantry
 from acquisition.sources.phantom.pet_objects import cylinder
@@ -12,6 +15,7 @@ from integration.export import series_of
 from integration.protocol import Library
 from integration.router import choose
 from integration.runner import Run
+from recon.pet.osem import Osem
 
 LIBRARY = Library()
 
@@ -27,7 +31,7 @@ def test_counts_become_a_preview_and_activity() -> None:
     changes |= {"pet.preview.voxel_mm": 12.0, "pet.preview.slice_mm": 16.0, "pet.preview.fov_mm": 250.0}
     run = Run(scan, protocol.with_changes(changes))
     run.open()
-    grid = run._chain.steps[protocol.step_names.index("pet.osem")]._grid
+    (grid,) = (step._grid for step in run._chain.steps if isinstance(step, Osem))
     y, x = (np.arange(n) - (n - 1) / 2 for n in grid.shape[1:])
     z = grid.origin_mm[2] + 8.0 * np.arange(grid.shape[0])
     inside = (np.hypot(x[None], y[:, None]) * 9.0 <= 70.0)[None] & (np.abs(z) <= 40.0)[:, None, None]
@@ -49,6 +53,17 @@ def test_counts_become_a_preview_and_activity() -> None:
     assert image.attributes["quantitative"] == "yes"
     assert len(series_of(scan, "job").instances(image)) == grid.shape[0]
     assert not [v for v in run.verdicts if v.check == "protocol.unused"]
+    assert {"check.pet_dose", "check.pet_blocks", "check.pet_rate"} <= {v.check for v in run.verdicts}
+
+
+def test_the_body_has_a_protocol_of_its_own_that_differs_in_the_image_alone() -> None:
+    scan = PetSimulation(PetExam(), cylinder()).scan
+    parts = {"CHEST": "pet_torso", "WHOLEBODY": "pet_torso", "HEAD": "pet_osem", None: "pet_osem"}
+    for part, name in parts.items():
+        assert choose(LIBRARY, replace(scan, study=Study(body_part=part))).name == name
+    body, other = (dict(LIBRARY[name].steps) for name in ("pet_torso", "pet_osem"))
+    assert list(body) == list(other)
+    assert [name for name in body if body[name] != other[name]] == ["pet.osem"]
 
 
 def test_the_preview_alone_is_only_for_those_who_ask_for_it() -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from acquisition.sources import open_raw
 from integration import router
-from integration.cli import FAILED, WRONG, run
+from integration.cli import FAILED, OK, WRONG, run
 from integration.protocol import Library
 from tests.acquisition.test_interfile import sinogram_file
-from tests.acquisition.test_mmr import event, tag, written
+from tests.acquisition.test_mmr import HEADER, event, tag, written
 
 
 def test_a_sinogram_is_no_raw_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -29,3 +30,18 @@ def test_a_scan_that_nothing_fits_is_described(tmp_path: Path) -> None:
     scan = open_raw(written(tmp_path, [tag(0), event(0, 0, 172)])).scan
     assert router._described(scan) == "PT, 64 rings of 504, 1 time-of-flight bins"
     assert all(c.protocol.modality == "PT" for c in router.explain(Library(), scan))
+
+
+def test_what_the_header_says_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is in every image and of the scan."""
+    longer = HEADER.replace("{words}", "1000000")
+    words = [word for ms in range(2200) for word in (tag(ms), event(30, ms % 252, 172), event(31, ms % 252, 175))]
+    path = written(tmp_path, words, longer)
+    coarse = ["voxel_mm=16", "slice_mm=16", "fov_mm=320"]
+    changes = [word for text in coarse for word in ("--set", f"pet.preview.{text}")]
+    command = ["reconstruct", str(path), "-p", "pet_preview", *changes, "-o", str(tmp_path / "dicom"), "--json"]
+    assert run(command) == OK
+    found = json.loads(capsys.readouterr().out)
+    assert found["images"] == {"preview": 2} and found["prompts"] == 4400
+    checks = [v["check"] for v in found["verdicts"]]
+    assert sorted(set(checks)) == sorted(checks) and {"pet.cut", "pet.preview"} <= set(checks)

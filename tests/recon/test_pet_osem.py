@@ -17,7 +17,6 @@ from acquisition.pet_norm import Normalisation, central_bq_per_cps
 from acquisition.scan import Patient, PetHeader, Scan, Tracer
 from acquisition.verdict import Level, Verdict
 from recon.pet.osem import Bsrem, Osem
-from recon.pet.preview import Preview
 from recon.pet.project import LineProjector
 from recon.pet.psf import GaussianPsf
 from recon.pet.sensitivity import Attenuation, LineModel, SensitivityCache, lines_of, sensitivity
@@ -268,23 +267,3 @@ def test_a_part_of_the_lines_stands_for_all() -> None:
     kept = SensitivityCache()
     assert kept.get(model, grid) is kept.get(LineModel(PET, normalisation()), grid)
     assert kept.get(model, grid) is not kept.get(LineModel(PET, replace(normalisation(), fov_mm=50.0)), grid)
-
-
-def test_a_preview_comes_each_second_and_the_events_go_on() -> None:
-    step = Preview(**VOXELS, slice_mm=8.0, every_s=20.0, max_events=50_000)
-    step.open(scan_of())
-    out = [o for b in (normalisation(), *events()) for o in step.feed(b)] + list(step.close())
-    images = [o for o in out if isinstance(o, Image)]
-    assert [o for o in out if not isinstance(o, Image)] == [out[0], *events()]
-    assert [i.attributes["frame_stop_s"] for i in images] == ["20", "40", "60"]
-    for image in images:
-        assert image.output == "preview" and image.attributes["quantitative"] == "no"
-        assert image.verdicts[0].level is Level.FLAG and image.unit == "a.u."
-        inside, outside = image.data[disc(image.grid, 40.0)].mean(), image.data[~disc(image.grid, 65.0)].mean()
-        assert inside > 4 * outside
-    short = Preview(**VOXELS, every_s=100.0)
-    short.open(scan_of())
-    assert not [o for b in events() for o in short.feed(b) if isinstance(o, Image)]
-    assert [o.output for o in short.close()] == ["preview"]
-    with pytest.raises(ConfigError, match=r"pet\.preview: expected every_s above 0"):
-        Preview(every_s=0.0)

@@ -179,3 +179,28 @@ def test_what_does_not_fit_is_refused() -> None:
         LineProjector(PET, grid, pairs, np.zeros(5, np.int16))
     with pytest.raises(ReconError, match="along the gantry's axes"):
         LineProjector(PET, grid.transposed(), pairs)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("pet", [PET, TIMED], ids=["whole lines", "time of flight"])
+def test_sharing_out_is_projecting_dividing_and_smearing(pet: PetHeader, threads: int) -> None:
+    grid, pairs, rng = grid_of(), lines(pet, 400), np.random.default_rng(3)
+    tof = rng.integers(0, pet.n_tof, len(pairs)).astype(np.int16) if pet.n_tof > 1 else None
+    x = torch.from_numpy(rng.random(grid.shape))
+    x[:, :12] = 0  # some lines see nothing
+    projector = LineProjector(pet, grid, pairs, tof)
+    seen = projector(x)
+    wanted = projector.adjoint(torch.where(seen > 0, 1 / seen, 0.0)).numpy()
+    padded = np.zeros([n + 2 for n in (*grid.shape[1:], grid.shape[0])])
+    padded[1:-1, 1:-1, 1:-1] = x.numpy().transpose(1, 2, 0)
+    sums = np.zeros((threads, *padded.shape))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        projector.share(padded, sums)
+        projector.share(padded, sums)
+    finally:
+        torch.set_num_threads(before)
+    found = sums.sum(0)[1:-1, 1:-1, 1:-1].transpose(2, 0, 1)
+    assert (seen == 0).any() and (seen > 0).sum() > 100
+    np.testing.assert_allclose(found, 2 * wanted, rtol=1e-9, atol=1e-12 * wanted.max())
