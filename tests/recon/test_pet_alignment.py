@@ -26,7 +26,7 @@ OPTIONS = {"voxel_mm": 8.0, "slice_mm": 4.0, "fov_mm": 400.0}
 def _measured() -> tuple[Scan, tuple[object, ...], Image]:
     """Return a torso about its diaphragm: its scan, what was counted, and its map, longer than the rings."""
     patient = torso(1, bq_per_ml_per_suv=500.0, centre_mm=(0.0, 0.0, -30.0))
-    simulation = PetSimulation(breathing_exam(breath_s=0.0, duration_s=10.0, block_s=5.0), patient)
+    simulation = PetSimulation(breathing_exam(breath_s=0.0, duration_s=6.0, block_s=3.0), patient)
     grid = gantry_grid(GANTRY, VoxelOptions(**OPTIONS))
     longer = replace(grid, shape=(grid.shape[0] + 16, *grid.shape[1:]), origin_mm=grid.world((-8, 0, 0)))
     return simulation.scan, (simulation.normalisation, *simulation.events()), mu_image(patient, longer)
@@ -45,22 +45,20 @@ def _found(shift_mm: Vector) -> tuple[Verdict, np.ndarray]:
     return verdict, np.array([float(words[words.index(a) + 1]) for a in ("x", "y", "z")])
 
 
-@pytest.mark.parametrize("shift", [(0.0, 0.0, 0.0), (3.0, 0.0, 0.0), (0.0, 0.0, 3.0), (0.0, 0.0, -3.0)])
+@pytest.mark.parametrize("shift", [(0.0, 0.0, 0.0), (3.0, 0.0, -3.0)])
 def test_a_map_that_fits_is_silent(shift: Vector) -> None:
     verdict, told = _found(shift)
     assert verdict.level is Level.PASS
     np.testing.assert_allclose(told[:2], shift[:2], atol=1.5)
-    assert abs(told[2] - shift[2]) < 7.0
+    assert abs(told[2] - shift[2]) < 5.0
 
 
-@pytest.mark.parametrize(
-    "shift", [(10.0, 0.0, 0.0), (0.0, -10.0, 0.0), (-20.0, 0.0, 0.0), (0.0, 0.0, 20.0), (0, 0, -20)]
-)
+@pytest.mark.parametrize("shift", [(10.0, 0.0, 0.0), (0.0, -10.0, 0.0), (0.0, 0.0, 20.0), (0, 0, -20)])
 def test_a_map_that_lies_off_is_told(shift: Vector) -> None:
     verdict, told = _found(shift)
     assert verdict.level is Level.FLAG and "align CT and PET" in verdict.advice
     np.testing.assert_allclose(told[:2], shift[:2], atol=1.5)
-    assert abs(told[2] - shift[2]) < 7.0
+    assert abs(told[2] - shift[2]) < 9.0
 
 
 def test_nothing_is_said_without_a_map_and_doubt_is_told() -> None:
