@@ -22,6 +22,9 @@ Every message says where, what was expected, what came and what to do.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class IsocenterError(Exception):
     """Base of all our errors: ``where: expected E, got G. Action.``
@@ -93,3 +96,11 @@ class StorageFullError(DeliveryError):
 
 class SetupError(IsocenterError):
     """The environment is unfit: a name clash, a missing program, a busy port."""
+
+
+def one_of(got: str, known: Iterable[str]) -> str:
+    """Return the known names in words, the one most like `got` first, for ``expected``."""
+    names = sorted(known)
+    close = difflib.get_close_matches(got, names, n=1)
+    listed = f"one of {', '.join(names)}" if names else "none"
+    return f"{listed} (did you mean {close[0]}?)" if close else listed

@@ -82,6 +82,7 @@ class Gate:
         self._pictures = None if self.signal == "belt" else Pictures(pet, towards_head=towards_head)
         self._waveforms: list[Waveform] = []
         self._window: list[Events] = []
+        self._beds_mm: set[float] = set()
         self._samples: list[tuple[float, float, int]] = []  # begin and end [s], counts
 
     def feed(self, item: Item) -> Iterator[Item]:
@@ -90,6 +91,7 @@ class Gate:
             self._waveforms.append(item)
         elif isinstance(item, Events):
             self._window.append(item)
+            self._beds_mm.add(round(item.bed_mm))
             if item.stop_s - self._window[0].start_s >= self.window_s - 1e-9:
                 self._finish()
         yield item
@@ -122,6 +124,8 @@ class Gate:
     def _breath(self) -> Breath:
         """Return the breath; raises DataError where none was measured."""
         starts, stops = (np.array([s[k] for s in self._samples], float) for k in (0, 1))
+        if len(self._beds_mm) > 1:
+            raise DataError("gating", expected="the table at rest", got=f"{len(self._beds_mm)} positions")
         longest = float((stops - starts).max(initial=0.0))
         if longest > _LONGEST_S:
             raise DataError(

@@ -111,3 +111,8 @@ def axial_lines(pet: PetHeader, n_parts: int) -> NDArray[np.float64]:
         one, other = one[near], other[near]
     middle = (one + other).ravel() / max(2 * (pet.n_rings - 1), 1)
     return np.bincount(np.clip((middle * n_parts).astype(int), 0, n_parts - 1), minlength=n_parts).astype(float)
+
+
+def seen_mm(pet: PetHeader, fov_mm: float | None = None) -> float:
+    """Return the distance from the axis beyond which no line counts [mm]: `fov_mm`, else the header's, else all."""
+    return next((v for v in (fov_mm, pet.fov_mm) if v is not None), pet.radius_mm)

@@ -23,6 +23,7 @@ COMMANDS: dict[str, str] = {
     "send": "send a raw data file to a server as a scanner does",
     "reconstruct": "reconstruct a raw data file into DICOM",
     "protocols": "list, show, validate protocols; explain the choice for a file",
+    "models": "list, check, train and measure the networks",
     "quality": "measure the image quality of a CT series of a test object",
     "doctor": "check this computer, ports, archives",
 }

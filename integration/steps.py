@@ -7,11 +7,10 @@ dataclass: its fields are the parameters, their types are checked, their docstri
 from __future__ import annotations
 
 import ast
-import difflib
 import importlib
 import inspect
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, fields
 from functools import cache
 from typing import Any, get_type_hints
@@ -19,7 +18,7 @@ from typing import Any, get_type_hints
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from acquisition.errors import ConfigError
+from acquisition.errors import ConfigError, one_of
 from acquisition.stream import Step
 
 STEPS: dict[str, str] = {
@@ -69,6 +68,8 @@ STEPS: dict[str, str] = {
     "ct.tv": "recon.ct.iterative:TotalVariationCt",
     "ct.metal": "recon.ct.metal:Metal",
     "pet.gate": "acquisition.pet_gate:Gate",
+    "pet.normalisation": "integration.pet_companions:NormalisationFile",
+    "pet.attenuation": "integration.pet_companions:AttenuationFile",
     "pet.preview": "recon.pet.preview:Preview",
     "pet.osem": "recon.pet.osem:Osem",
     "pet.bsrem": "recon.pet.osem:Bsrem",
@@ -93,6 +94,7 @@ STEPS: dict[str, str] = {
     "map.velocity": "recon.mri.velocity:VelocityMap",
     "map.field": "recon.mri.echoes:FieldHz",
     "map.perfusion": "recon.mri.perfusion:PerfusionMap",
+    "model.denoise": "models.denoise:Denoise",
     "check.ghost": "recon.mri.epi:CheckGhost",
     "check.image": "recon.checks:CheckImage",
     "check.ct_centre": "acquisition.ct_checks:CheckCentre",
@@ -196,14 +198,6 @@ def make(name: str, values: Mapping[str, object], *, where: str = "protocol") ->
         raise ConfigError(f"{where}: {name}", expected=f"a value for {', '.join(missing)}", got="none")
     step: Step = cls(**{key: _checked(known[key], value, f"{where}: {name}") for key, value in values.items()})
     return step
-
-
-def one_of(got: str, known: Iterable[str]) -> str:
-    """Return the known names in words, the one most like `got` first."""
-    names = sorted(known)
-    close = difflib.get_close_matches(got, names, n=1)
-    listed = f"one of {', '.join(names)}" if names else "none"
-    return f"{listed} (did you mean {close[0]}?)" if close else listed
 
 
 def _checked(parameter: Parameter, value: object, where: str) -> object:

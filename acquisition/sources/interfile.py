@@ -4,6 +4,9 @@ STIR's axes are the scanner's: x to the right and y down for someone who stands 
 the tunnel, z out of the tunnel towards the bed. For a patient who lies head first supine x is the left, y the back,
 z the feet. The array stays as it is stored, (z, y, x); the grid says where each voxel is.
 
+Images of Siemens' own programs differ in the spelling of a few keys; their axes are taken to be the same, as STIR takes
+them.
+
 Without offsets in the header, voxel ``n // 2`` of x and y lies on the axis of the scanner (STIR's rule), and the
 middle of the planes at z = 0.
 """
@@ -27,6 +30,8 @@ _AXES: dict[tuple[str, str], tuple[int, int, int]] = {
     ("feet_in", "prone"): (1, -1, 1),
 }
 """Signs of STIR's x, y, z along LPS, by patient orientation and rotation."""
+_SIEMENS = dict(zip(("hfs", "hfp", "ffs", "ffp"), _AXES, strict=True))
+_SPACING = ("scaling factor (mm/pixel)", "scale factor (mm/pixel)")
 _LABELS = ("x", "y", "z")
 
 
@@ -82,7 +87,8 @@ def read_image(path: Path) -> Image:
         )
     _check_axes(header)
     nx, ny, nz = (header.count("matrix size", index=i) for i in (1, 2, 3))
-    dx, dy, dz = (header.number("scaling factor (mm/pixel)", index=i) for i in (1, 2, 3))
+    key = next((k for k in _SPACING if header.has(k, 1)), _SPACING[0])
+    dx, dy, dz = (header.number(key, index=i) for i in (1, 2, 3))
     if min(nx, ny, nz) < 1 or min(dx, dy, dz) <= 0:
         raise header.wrong("matrix size", "positive sizes", f"{nx} x {ny} x {nz} of {dx} x {dy} x {dz} mm")
     n_frames = header.count("number of time frames", 1)
@@ -109,6 +115,7 @@ def _signs(header: Header) -> tuple[tuple[int, int, int], tuple[Verdict, ...]]:
     """Return the signs of the axes along LPS, and what had to be assumed."""
     orientation = header.word("patient orientation", "unknown").lower()
     rotation = header.word("patient rotation", "unknown").lower()
+    orientation, rotation = _SIEMENS.get(orientation, (orientation, rotation))
     if (orientation, rotation) in _AXES:
         return _AXES[orientation, rotation], ()
     if orientation == rotation == "unknown":

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from acquisition.errors import DataError, MessageError
 from acquisition.geometry import Grid, Vector
-from acquisition.items import Image, Kind, Position, Provenance
+from acquisition.items import Enhancement, Image, Kind, Position, Provenance
 from acquisition.sources.mrd_meta import read_meta, write_meta
 from acquisition.verdict import Level, Verdict, worst
 
@@ -314,7 +314,9 @@ def _verdicts(rows: list[dict]) -> tuple[Verdict, ...]:
 
 
 def _provenance(row: dict) -> Provenance:
-    return Provenance(**(row | {"steps": tuple(row.get("steps", ())), "notes": dict(row.get("notes", {}))}))
+    network = row.get("network")
+    rebuilt = {"steps": tuple(row.get("steps", ())), "notes": dict(row.get("notes", {}))}
+    return Provenance(**(row | rebuilt | {"network": network and Enhancement(**network)}))
 
 
 def _vector(values: NDArray) -> Vector:

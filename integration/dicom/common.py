@@ -13,7 +13,7 @@ from datetime import datetime
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 
-from acquisition.items import Image, Provenance
+from acquisition.items import Enhancement, Image, Provenance
 from acquisition.scan import Scan
 from acquisition.verdict import Level, Verdict
 from integration.dicom.text import Elements
@@ -146,7 +146,42 @@ def contribution(provenance: Provenance, *, now: datetime, station: str) -> Elem
             {"CodeValue": "109102", "CodingSchemeDesignator": "DCM", "CodeMeaning": "Processing Equipment"}
         ],
     }
-    return {"ContributingEquipmentSequence": [item]}
+    network = [_network_equipment(provenance.network, item)] if provenance.network else []
+    return {"ContributingEquipmentSequence": [item, *network]}
+
+
+def derived(elements: Elements, provenance: Provenance) -> Elements:
+    """Return `elements` of an image; where a network changed its pixels, ImageType says DERIVED."""
+    if provenance.network is None:
+        return elements
+    kinds = elements["ImageType"]
+    assert isinstance(kinds, tuple)
+    return {**elements, "ImageType": ("DERIVED", *kinds[1:])}
+
+
+def output_words(image: Image, conventional: str) -> str:
+    """Return what sets the series of an output apart from the conventional one in SeriesDescription."""
+    network = image.provenance.network
+    if network is not None:
+        return f"(DL {image.output[:30].replace('_', ' ')} {network.strength:g})"
+    return "" if image.output == conventional else image.output[:40]
+
+
+def _network_equipment(network: Enhancement, ours: Elements) -> Elements:
+    """Return the network as equipment of its own, in the same place and at the same time as ours."""
+    return {
+        **ours,
+        "ManufacturerModelName": f"network {network.card}",
+        "SoftwareVersions": network.version,
+        "ContributionDescription": shortened(_enhanced_by(network), _ST),
+    }
+
+
+def _enhanced_by(network: Enhancement) -> str:
+    return (
+        f"Enhanced by the neural network {network.card} {network.version}, strength {network.strength:g}, "
+        f"on {network.engine}, weights sha256 {network.sha256}"
+    )
 
 
 def origin(image: Image, verdicts: Iterable[Verdict], *, now: datetime) -> Elements:
@@ -206,4 +241,5 @@ def known(elements: Elements) -> Elements:
 def _origin(provenance: Provenance) -> str:
     steps = f": {', '.join(provenance.steps)}" if provenance.steps else ""
     protocol = f", protocol {provenance.protocol}{steps}" if provenance.protocol else steps
-    return f"Reconstructed from raw data by {PRODUCT} {software_version()}{protocol}"
+    enhanced = f"{_enhanced_by(provenance.network)}. " if provenance.network else ""  # first: long texts are cut
+    return f"{enhanced}Reconstructed from raw data by {PRODUCT} {software_version()}{protocol}"

@@ -32,7 +32,7 @@ from integration.dicom.ct_acquisition import (
     window_elements,
     windows,
 )
-from integration.dicom.series import distinct, volume
+from integration.dicom.series import CONVENTIONAL, distinct, volume
 from integration.dicom.template import EXPLICIT_LITTLE_ENDIAN, Layer
 from integration.dicom.text import Elements, cleaned
 from integration.dicom.uid import instance_uid, series_uid, uid_of
@@ -87,7 +87,7 @@ def enhanced_ct(
     data, grid, first = _stacked(images, where)
     verdicts = (*_found(scan, images), *clipped(data, where))
     clean, notes = cleaned(
-        _general(scan, job, first.output, now=now)
+        _general(scan, job, first, now=now)
         | common.origin(first, verdicts, now=now)
         | common.contribution(first.provenance, now=now, station=station or platform.node())
         | _image_elements(scan, ct, first, grid)
@@ -113,11 +113,13 @@ def _found(scan: Scan, images: Sequence[Image]) -> tuple[Verdict, ...]:
     return distinct((*scan.verdicts, *(v for image in images for v in image.verdicts), *header))
 
 
-def _general(scan: Scan, job: str, output: str, *, now: datetime) -> Elements:
+def _general(scan: Scan, job: str, image: Image, *, now: datetime) -> Elements:
     """Return identity, series and equipment; the side of the body stands with the frames here."""
-    name = f"{output}/enhanced"
+    name = f"{image.output}/enhanced"
     number = (90 if scan.study.series_number is None else scan.study.series_number) * 100 + 90
-    description = f"{(scan.protocol_name or 'CT').strip()[:54]} enhanced"
+    told = common.output_words(image, CONVENTIONAL)
+    suffix = f"{told} enhanced".strip()
+    description = f"{(scan.protocol_name or 'CT').strip()[: 63 - len(suffix)]} {suffix}"
     series = common.series(scan, uid=series_uid(job, name), number=number, description=description)
     series.pop("Laterality", None)
     return {
@@ -188,7 +190,12 @@ def _type(scan: Scan, ct: CtHeader, image: Image) -> tuple[str, ...]:
     """Return ImageType: ORIGINAL where every fact is known that the standard then asks for."""
     facts = (scan.started, ct.rotation_s, ct.rotation_sign, ct.kvp, ct.tube_ma, ct.table_height_mm, exposure_s(ct))
     texts = (ct.focal_spot_mm, ct.filter_type, ct.filter_materials, ct.exposure_modulation, kernel_of(image))
-    complete = all(fact is not None for fact in facts) and all(texts) and (ct.mode == "axial" or bool(ct.feed_mm))
+    complete = (
+        image.provenance.network is None
+        and all(fact is not None for fact in facts)
+        and all(texts)
+        and (ct.mode == "axial" or bool(ct.feed_mm))
+    )
     return ("ORIGINAL" if complete else "DERIVED", "PRIMARY", "VOLUME", "NONE")
 
 

@@ -119,6 +119,7 @@ class PetModality:
             )
         n = image.grid.shape[0]
         told = dict(image.attributes) | {"n_slices": str(n)}
+        times = _times(told.pop("slice_frames", ""), n)
         data = image.data.reshape(image.data.shape[-3:])
         if len(data) != n:
             raise DataError(f"image {image.output}", expected=f"{n} slices, as the grid has", got=str(len(data)))
@@ -128,7 +129,7 @@ class PetModality:
                 data=data[z : z + 1],
                 grid=image.grid.plane(z),
                 position=replace(image.position, slice=image.position.slice + z),
-                attributes=told,
+                attributes=told | times[z],
             )
             for z in range(n)
         ]
@@ -148,6 +149,8 @@ class PetModality:
         n_frames = int(told.get("n_frames", "1"))
         corrected = tuple(told.get("corrected", "").split())
         kind: Elements = {"SeriesType": ("STATIC", "IMAGE")}
+        if int(told.get("n_beds", "1")) > 1:
+            kind = {"SeriesType": ("WHOLE BODY", "IMAGE")}
         if n_frames > 1:
             kind = {"SeriesType": ("DYNAMIC", "IMAGE"), "NumberOfTimeSlices": n_frames}
         if _n_gates(image) > 1:
@@ -279,6 +282,12 @@ def _gated(n_gates: int, told: Mapping[str, str]) -> Elements:
         "BeatRejectionFlag": "N",
         **common.known({"TriggerSourceOrType": _SIGNALS.get(told.get("gated_by", ""))}),
     }
+
+
+def _times(told: str, n: int) -> list[dict[str, str]]:
+    """Return begin and end of each of n slices, where the table was moved: they differ; else nothing."""
+    spans = [span.split(":") for span in told.split()]
+    return [{"frame_start_s": a, "frame_stop_s": b} for a, b in spans] if len(spans) == n else [{} for _ in range(n)]
 
 
 def _image_type(output: str) -> tuple[str, ...]:

@@ -217,18 +217,18 @@ class SliceSeries:
             uid = series_uid(self.job, name)
             given = self.scan.study.series_number
             number = (_UNNUMBERED if given is None else given) * 100 + offset
-            description = self._description(image.output, words)
+            description = self._description(common.output_words(image, CONVENTIONAL), words)
             elements = common.series(self.scan, uid=uid, number=number, description=description)
-            own, notes = cleaned(elements | self._modality.series_elements(image))
+            own, notes = cleaned(elements | common.derived(self._modality.series_elements(image), image.provenance))
             if notes:
                 LOG.warning("scan %s job %s: %s", self.scan.uid, self.job, "; ".join(notes))
                 self._verdicts = distinct((*self._verdicts, *common.header_verdict(notes)))
             self._series[name] = _Series(name, uid, self._elements | own)
         return self._series[name]
 
-    def _description(self, output: str, words: tuple[str, ...]) -> str:
+    def _description(self, told: str, words: tuple[str, ...]) -> str:
         """Return the protocol's name, and what sets this series apart; the same for all its images."""
-        suffix = " ".join((*(() if output == CONVENTIONAL else (output[:40],)), *words))
+        suffix = " ".join(word for word in (told, *words) if word)
         name = (self.scan.protocol_name or self.scan.modality).strip()
         return f"{name[: 63 - len(suffix)]} {suffix}".strip()
 

@@ -71,16 +71,17 @@ class CheckAlignment(VoxelOptions):
         """
         pet = checked(scan.require_pet(), f"scan {scan.uid}")
         self._register, self._grid = registration(_CHECK), gantry_grid(pet, self)
-        self._data = Gathered(pet, f"scan {scan.uid}")
+        self._data = Gathered(pet, f"scan {scan.uid}", scan.patient.position)
 
     def feed(self, item: Item) -> Iterator[Item]:
-        """Look at events, normalisation and attenuation; everything passes."""
-        self._data.takes(item)
+        """Look at normalisation, attenuation, and events at the table's first position; everything passes."""
+        if not self._data.moves(item):
+            self._data.takes(item)
         yield item
 
     def close(self) -> Iterator[Item]:
         """Say how far the map is off, where there is one."""
-        attenuation = self._data.attenuation
+        attenuation = self._data.model.attenuation
         if attenuation is None or not any(len(b) for b in self._data.blocks):
             return
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from acquisition.errors import DataError
 from acquisition.items import Events, Image, Item, TimeFrame
+from acquisition.pet import PER_MM
 from acquisition.pet_norm import Normalisation, uniform
 from acquisition.pet_randoms import from_delayeds
 from acquisition.scan import PetHeader, Tracer
 from recon.pet.project import Bins, Pairs, check_pairs
 from recon.pet.sensitivity import Attenuation, LineModel, attenuation_of
-
-MU_UNITS = ("1/mm", "1/cm")
+from recon.pet.volume import at_table, in_gantry
 
 
 @runtime_checkable
@@ -31,20 +31,27 @@ class Background(Protocol):
         """Return the counts expected in a frame on each line and time-of-flight bin (event,)."""
 
 
+_SAME_MM = 0.5  # positions of the table that are nearer than this are one
+
+
 @dataclass(slots=True)
 class Gathered:
-    """All that has come of one scan."""
+    """All that has come of one scan with the table at one position."""
 
     pet: PetHeader
     """The scanner."""
     where: str
     """The scan, for errors."""
+    position: str | None = None
+    """How the patient lies, DICOM's word; None: head first supine."""
+    earlier: tuple[Gathered, ...] = ()
+    """The same of the positions of the table before this one."""
     blocks: list[Events] = field(default_factory=list)
     """Events, in order of time."""
     normalisation: Normalisation | None = None
     """How well lines count; None: as geometry says."""
     attenuation: Attenuation | None = None
-    """What the patient absorbs."""
+    """What the patient absorbs, with the table where the scan begins."""
     backgrounds: list[Background] = field(default_factory=list)
     """Randoms and scatter."""
     frames: list[TimeFrame] = field(default_factory=list)
@@ -56,14 +63,14 @@ class Gathered:
         Raises
         ------
         DataError
-            The events contradict the header, or come from another position of the table.
+            The events contradict the header, or come from another position of the table; see `moves`.
         """
         if isinstance(item, Events):
             self._put(item)
         elif isinstance(item, Normalisation):
             self.normalisation = item
-        elif isinstance(item, Image) and item.unit in MU_UNITS:
-            self.attenuation = attenuation_of(item)
+        elif isinstance(item, Image) and item.unit in PER_MM:
+            self.attenuation = attenuation_of(replace(item, grid=in_gantry(item.grid, self.position)))
         elif isinstance(item, TimeFrame):
             self.frames.append(item)
         elif isinstance(item, Background):
@@ -75,12 +82,42 @@ class Gathered:
     @property
     def model(self) -> LineModel:
         """The factors of the lines, as far as they are known."""
-        return LineModel(self.pet, self.normalisation or uniform(self.pet), self.attenuation)
+        attenuation = self.attenuation
+        if attenuation is not None and self.shift_mm:
+            attenuation = replace(attenuation, grid=at_table(attenuation.grid, -self.shift_mm))
+        return LineModel(self.pet, self.normalisation or uniform(self.pet), attenuation)
 
     @property
     def stop_s(self) -> float:
         """End of the last block [s]."""
-        return self.blocks[-1].stop_s if self.blocks else 0.0
+        before = self.earlier[-1].stop_s if self.earlier else 0.0
+        return self.blocks[-1].stop_s if self.blocks else before
+
+    @property
+    def bed_mm(self) -> float | None:
+        """Position of the table [mm]; None: nothing has come."""
+        return self.blocks[0].bed_mm if self.blocks else None
+
+    @property
+    def shift_mm(self) -> float:
+        """How far the table has carried the patient from where the scan begins, along the axis of the rings [mm]."""
+        first = self.pet.beds_mm[0] if self.pet.beds_mm else (*self.earlier, self)[0].bed_mm
+        return 0.0 if first is None or self.bed_mm is None else self.bed_mm - first
+
+    @property
+    def all_beds(self) -> tuple[Gathered, ...]:
+        """What has come of each position, all with what is known now of lines and patient."""
+        for bed in self.earlier:
+            bed.normalisation, bed.attenuation = self.normalisation, self.attenuation
+        return (*self.earlier, self)
+
+    def moves(self, item: Item) -> bool:
+        """Return whether `item` is a block of events from another position of the table."""
+        return isinstance(item, Events) and self.bed_mm is not None and abs(item.bed_mm - self.bed_mm) >= _SAME_MM
+
+    def moved(self) -> Gathered:
+        """Return where to keep what comes of the next position of the table."""
+        return replace(self, earlier=(*self.earlier, self), blocks=[], backgrounds=list(self.backgrounds))
 
     def events(self, frame: TimeFrame) -> tuple[Pairs, Bins | None]:
         """Return detectors and bins of the prompts of the blocks that begin in what a frame counts."""
@@ -106,10 +143,11 @@ class Gathered:
         rules = (
             (f"blocks after {self.stop_s:g} s", f"one at {item.start_s:g} s", item.start_s >= self.stop_s - 1e-6),
             ("a time-of-flight bin for each event", "others", self.pet.n_tof < 2 or timed),
+            (f"the table at {self.bed_mm or 0.0:g} mm", f"{item.bed_mm:g} mm", not self.moves(item)),
             (
-                f"the table at {self.blocks[0].bed_mm if self.blocks else 0.0:g} mm",
-                f"{item.bed_mm:g} mm",
-                not self.blocks or abs(item.bed_mm - self.blocks[0].bed_mm) < 0.5,
+                "each position of the table once",
+                f"{item.bed_mm:g} mm again",
+                all(abs(item.bed_mm - (b.bed_mm or 0.0)) >= _SAME_MM for b in self.earlier),
             ),
         )
         for expected, got, fine in rules:

@@ -95,6 +95,9 @@ class OsemMotion(Osem):
         yield from super().close()
         if not self._movements:
             return
+        if len(self._data.all_beds) > 1:
+            yield _uncorrected("the table was moved during the scan")
+            return
         parts = self._parts()
         if len(parts) < 2:
             yield _uncorrected(f"{len(parts)} parts of {self.least_s:g} s or more with counts")
@@ -161,7 +164,7 @@ class OsemMotion(Osem):
 
     def _together(self, parts: Sequence[TimeFrame], motions: Sequence[Rigid]) -> Image:
         """Return the image of all parts, as the patient lay at first."""
-        attenuation, data = self._data.attenuation, []
+        attenuation, data = self._data.model.attenuation, []
         for part, motion in zip(parts, motions, strict=True):
             there = LineModel(self._pet, self._data.model.normalisation, _moved_map(attenuation, motion))
             events, model = self._data.events(part), self._moved(motion, attenuation)

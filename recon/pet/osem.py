@@ -22,6 +22,7 @@ from acquisition.items import Image, Item, Position, Provenance, TimeFrame
 from acquisition.pet_geometry import checked
 from acquisition.scan import Scan, Tracer
 from acquisition.verdict import Level, Verdict
+from recon.pet.beds import BedImage, joined
 from recon.pet.gather import DelayedRandoms, Gathered, equivalent_s
 from recon.pet.likelihood import Likelihood, ListMode, Relaxation, bsrem, osem
 from recon.pet.prior import RelativeDifference
@@ -29,7 +30,7 @@ from recon.pet.project import Bins, Pairs
 from recon.pet.psf import GaussianPsf
 from recon.pet.scattered import ScatterCounts, scatter_counts
 from recon.pet.sensitivity import CACHE, LineModel
-from recon.pet.volume import VoxelOptions, gantry_grid, in_patient, inside
+from recon.pet.volume import VoxelOptions, at_table, gantry_grid, in_patient, inside
 
 _LOG = logging.getLogger(__name__)
 _CHECK = "pet.quantitative"
@@ -77,28 +78,54 @@ class _ListModeStep(VoxelOptions):
         """
         pet = checked(scan.require_pet(), f"scan {scan.uid}")
         self._scan, self._pet, self._grid = scan, pet, gantry_grid(pet, self)
-        self._shown = in_patient(self._grid, scan)
-        self._data = Gathered(pet, f"scan {scan.uid}")
+        self._data = Gathered(pet, f"scan {scan.uid}", scan.patient.position)
         self._psf = GaussianPsf(self._grid, self.psf_mm)
         self._since_injection_s = _since_injection(scan, self.decay_to)
 
     def feed(self, item: Item) -> Iterator[Item]:
         """Take events, normalisation, attenuation and background; pass on everything else."""
+        if self._data.moves(item):
+            self._data = self._data.moved()
         if not self._data.takes(item):
             yield item
 
     def close(self) -> Iterator[Item]:
-        """Give one image per frame, then those that another Step asked for.
+        """Give one image per frame, then those that another Step asked for; all positions of the table together.
 
         Raises
         ------
         ReconError
             Nothing was counted.
         """
-        if not sum(len(b) for b in self._data.blocks):
+        beds = self._data.all_beds
+        if not any(len(b) for bed in beds for b in bed.blocks):
             raise ReconError(
                 f"scan {self._scan.uid}", expected="coincidences", got="none", action="check whether it was cut short"
             )
+        if len(beds) == 1:
+            yield from self._of_bed()
+            return
+        parts: list[BedImage] = []
+        for bed in beds:
+            self._data = bed
+            for item in self._of_bed():
+                if isinstance(item, Image):
+                    parts.append(self._weighted(item))
+                else:
+                    yield item
+        yield from joined(parts)
+
+    def _weighted(self, image: Image) -> BedImage:
+        """Return an image of this position of the table with what its voxels are worth."""
+        sensitivity = CACHE.get(self._data.model, self._grid).image
+        frame = TimeFrame(
+            start_s=float(image.attributes["frame_start_s"]), stop_s=float(image.attributes["frame_stop_s"])
+        )
+        seconds = equivalent_s(frame, self._pet.tracer)
+        return BedImage(image, torch.where(inside(self._grid), sensitivity * seconds, 0.0).numpy())
+
+    def _of_bed(self) -> Iterator[Item]:
+        """Give one image per frame of one position of the table."""
         names = {b.name for b in self._data.backgrounds}
         if "randoms" not in names and any(len(b.delayeds) for b in self._data.blocks):
             self._data.takes(DelayedRandoms(self._data))
@@ -173,7 +200,7 @@ class _ListModeStep(VoxelOptions):
         }
         return Image(
             data=(x * scale).numpy(),
-            grid=self._shown,
+            grid=in_patient(at_table(self._grid, self._data.shift_mm), self._scan),
             unit="Bq/mL" if calibration is not None else "a.u.",
             output=frame.output,
             position=Position(repetition=frame.index, phase=frame.gate),

@@ -108,6 +108,17 @@ def test_a_patient_of_unknown_position_is_flagged(tmp_path: Path) -> None:
         read_image(image_file(tmp_path, IMAGE.replace("head_in", "upside_down")))
 
 
+def test_the_spelling_of_siemens_is_read(tmp_path: Path) -> None:
+    header = IMAGE.replace("scaling factor", "scale factor").replace("imagedata byte", "image data byte")
+    for position, orientation, rotation in (("HFS", "head_in", "supine"), ("FFP", "feet_in", "prone")):
+        theirs = header.replace("patient orientation := head_in", f"%patient orientation:={position}")
+        theirs = theirs.replace("patient rotation := supine\n", "")
+        ours = IMAGE.replace("head_in", orientation).replace("supine", rotation)
+        one, other = read_image(image_file(tmp_path, theirs)), read_image(image_file(tmp_path, ours))
+        assert one.grid == other.grid and not one.verdicts
+        np.testing.assert_array_equal(one.data, other.data)
+
+
 def test_offsets_and_numbers_are_used(tmp_path: Path) -> None:
     header = IMAGE.replace("number of time", "first pixel offset (mm) [1] := 10\nfirst pixel offset (mm) [3] := 20\n"
                            "image scaling factor[1] := 0.5\nnumber of time")  # fmt: skip

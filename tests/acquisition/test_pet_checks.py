@@ -58,6 +58,19 @@ def test_a_clean_scan_is_silent(seed: int) -> None:
         assert [v.level for v in verdicts] == [Level.PASS], verdicts
 
 
+def test_a_table_that_moves_is_no_patient_who_does() -> None:
+    simulation = PetSimulation(replace(EXAM, duration_s=6.0, beds_mm=(0.0, -60.0), bed_pause_s=5.0), _weak_torso(2))
+    moved = list(simulation.events())
+    untold = [replace(e, bed_mm=0.0) for e in moved]
+    for check, n in ((CheckMotion(settle_s=2.0), 2), (CheckBlocks(), 2), (CheckRate(), 2), (CheckDose(), 1)):
+        check.open(simulation.scan)
+        verdicts = [v for e in moved for v in check.feed(e) if isinstance(v, Verdict)] + list(check.close())
+        assert [v.level for v in verdicts] == [Level.PASS] * n, verdicts
+        check.open(simulation.scan)
+        verdicts = [v for e in untold for v in check.feed(e) if isinstance(v, Verdict)] + list(check.close())
+        assert (verdicts[0].level is Level.FLAG) == isinstance(check, CheckMotion | CheckRate), verdicts
+
+
 @pytest.mark.parametrize("shift", [(8.0, 0.0, 0.0), (-8.0, 0.0, 0.0), (0.0, 7.0, 0.0)])
 def test_a_jump_is_found_with_time_and_size(shift: tuple[float, float, float]) -> None:
     exam = replace(EXAM, faults=PetFaults(motion=jump(6.0, shift)))

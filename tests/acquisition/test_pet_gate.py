@@ -65,6 +65,9 @@ def test_no_breath_no_gates() -> None:
     assert isinstance(verdict, Verdict) and "blocks of events up to 0.8 s, got 1 s" in verdict.evidence
     (verdict,) = _gated(Gate(signal="belt"), blocks, breathing()[0].scan)
     assert isinstance(verdict, Verdict) and "its signal over the whole scan" in verdict.evidence
+    moved = [replace(b, bed_mm=0.0 if b.start_s < 10 else 100.0) for b in blocks]
+    (verdict,) = _gated(Gate(), moved, breathing()[0].scan)
+    assert isinstance(verdict, Verdict) and "the table at rest, got 2 positions" in verdict.evidence
     (verdict,) = _gated(Gate(), blocks[:10], breathing()[0].scan)
     assert isinstance(verdict, Verdict) and "32 samples or more" in verdict.evidence
 

@@ -45,6 +45,9 @@ def test_imports_go_one_way(copy: Path) -> None:
         ("acquisition/sources/planted.py", "import ismrmrd", "Reference libraries"),
         ("acquisition/sources/planted.py", "import petsird", "Reference libraries"),
         ("recon/planted.py", "import yaml", "YAML only"),
+        ("models/planted.py", "import yaml", "YAML only"),
+        ("models/planted.py", "import models.train.loop", "Training is a program of its own"),
+        ("integration/planted.py", "from models import train", "Training is a program of its own"),
     ],
 )
 def test_a_planted_import_is_found(copy: Path, file: str, line: str, contract: str) -> None:

@@ -40,19 +40,26 @@ class ReceiveArray:
 
     def sensitivities(self, points_mm: ArrayLike) -> NDArray[np.complex64]:
         """Return the normalised sensitivities at points (..., 3), LPS [mm], shape (n_coils, ...)."""
+        maps = self.fields(points_mm)
+        maps /= np.linalg.norm(maps, axis=0)
+        return maps.astype(np.complex64)
+
+    def fields(self, points_mm: ArrayLike) -> NDArray[np.complex128]:
+        """Return ``B_x - i B_y`` of unit current in each loop, arbitrary scale, at points (..., 3), (n_coils, ...)."""
         points = np.asarray(points_mm, float)
         flat = points.reshape(-1, 3)
         maps = np.stack([self._transverse(coil, flat) for coil in range(len(self))])
-        maps /= np.linalg.norm(maps, axis=0)
-        return maps.reshape(len(self), *points.shape[:-1]).astype(np.complex64)
+        return maps.reshape(len(self), *points.shape[:-1])
 
     def _transverse(self, coil: int, points: NDArray[np.float64]) -> NDArray[np.complex128]:
         """Return B_x - i B_y of one loop at points (n, 3), arbitrary scale, shape (n,)."""
         middle, current = self._segments(coil)
-        away = points[:, None] - middle
-        field = np.cross(current, away) / (np.sqrt((away**2).sum(-1, keepdims=True) + _WIRE_MM**2) ** 3)
-        total = field.sum(1)
-        return total[:, 0] - 1j * total[:, 1]
+        x, y, z = (points[:, None] - middle).transpose(2, 0, 1)
+        square = x * x + y * y + z * z + _WIRE_MM**2
+        weight = 1 / (square * np.sqrt(square))
+        along_x, along_y, along_z = current.T
+        field_x, field_y = (along_y * z - along_z * y) * weight, (along_z * x - along_x * z) * weight
+        return field_x.sum(1) - 1j * field_y.sum(1)
 
     def _segments(self, coil: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return middles and current vectors of the straight pieces of one loop, both (segment, 3)."""

@@ -1,0 +1,40 @@
+"""``model.denoise`` in a protocol: what it may say, and when a mistake is found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from acquisition.errors import ConfigError
+from models import apply as module
+from tests.models.samples import card_folder, step
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"strength": 1.1}, "model.denoise strength: expected 0 to 1, got 1.1"),
+        ({"strength": -0.1}, "expected 0 to 1"),
+        ({"strength": float("nan")}, "expected 0 to 1"),
+        ({"longest_s": 0.0}, "above 0 s"),
+        ({"matrix": (48, 48, 48)}, "model.denoise matrix: expected 2 numbers from 1"),
+        ({"matrix": (0, 48)}, "2 numbers from 1"),
+        ({"engine": "tpu"}, "expected auto, or one of"),
+        ({"card": "absent"}, "or the path of a card"),
+    ],
+)
+def test_wrong_parameters_are_found_when_the_protocol_is_read(tmp_path: Path, changes, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        step(card_folder(tmp_path), **changes)
+
+
+def test_a_card_that_is_wrong_is_found_when_the_protocol_is_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="metrics"):
+        step(card_folder(tmp_path, metrics=[]))
+
+
+def test_the_module_names_no_other_output() -> None:
+    from integration.gate import CONVENTIONAL
+
+    assert module.CONVENTIONAL == CONVENTIONAL
