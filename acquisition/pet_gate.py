@@ -91,7 +91,7 @@ class Gate:
             self._waveforms.append(item)
         elif isinstance(item, Events):
             self._window.append(item)
-            self._beds_mm.add(round(item.bed_mm))
+            self._beds_mm.add(round(item.bed_mm or 0.0))
             if item.stop_s - self._window[0].start_s >= self.window_s - 1e-9:
                 self._finish()
         yield item

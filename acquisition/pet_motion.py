@@ -73,7 +73,6 @@ class CheckMotion(Looking):
         self._sinograms: list[Floats] = []
         self._times: list[float] = []
         self._reset(0.0)
-        self._bed_mm = 0.0
         self._found: list[Verdict] = []
 
     def _reset(self, start_s: float) -> None:
@@ -82,10 +81,6 @@ class CheckMotion(Looking):
         self._sinogram = np.zeros(_COARSE)
 
     def _look(self, item: Events) -> Iterator[Item]:
-        if abs(item.bed_mm - self._bed_mm) >= 0.5:  # the table moved, not the patient: begin anew
-            found = self._found
-            self._begin()
-            self._found, self._bed_mm = found, item.bed_mm
         if not self._noise:
             self._start_s = item.start_s
         self._add(item.prompts, item.tof, 1.0)
