@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acquisition.geometry import Grid, Vector
+from acquisition.pet_frame import Movement as Movement
+from acquisition.pet_frame import TimeFrame as TimeFrame
 from acquisition.verdict import Verdict
 
 COUNTERS = ("k1", "k2", "average", "slice", "contrast", "phase", "repetition", "set", "segment")
@@ -233,25 +235,6 @@ class Histogram:
 
     def __len__(self) -> int:
         return len(self.prompts)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TimeFrame:
-    """The part of a PET scan that one image shows; events, randoms, scatter and decay all read this one."""
-
-    start_s: float
-    """Begin, seconds after the start of the scan."""
-    stop_s: float
-    """End [s]."""
-    index: int = 0
-    """Number of the frame."""
-    live: float = 1.0
-    """Part of the coincidences that were counted in spite of dead time, mean over detectors."""
-
-    @property
-    def duration_s(self) -> float:
-        """Length [s]."""
-        return self.stop_s - self.start_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,7 @@ _SIGMA = 1 / np.sqrt(8 * np.log(2))
 def decay_factor(tracer: Tracer, frame: TimeFrame, *, reference_s: float = 0.0) -> float:
     """Return what the mean activity of a frame is multiplied with to be that at `reference_s` [s] of the scan.
 
-    ``lambda T / (exp(-lambda t0) - exp(-lambda t1))``, times counted from the reference.
+    ``lambda T / (exp(-lambda t0) - exp(-lambda t1))``, times counted from the reference; over all parts of the frame.
 
     Raises
     ------
@@ -39,9 +39,7 @@ def decay_factor(tracer: Tracer, frame: TimeFrame, *, reference_s: float = 0.0) 
             got=f"{tracer.half_life_s} s, {frame.duration_s} s",
             action="check the tracer in the header",
         )
-    rate = np.log(2) / tracer.half_life_s
-    early, late = np.exp(-rate * (frame.start_s - reference_s)), np.exp(-rate * (frame.stop_s - reference_s))
-    return float(rate * frame.duration_s / (early - late))
+    return frame.duration_s / frame.equivalent_s(tracer.half_life_s, reference_s=reference_s)
 
 
 def rate_factor(tracer: Tracer, frame: TimeFrame, *, reference_s: float = 0.0) -> float:

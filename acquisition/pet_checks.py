@@ -65,10 +65,10 @@ class Looking:
     def _begin(self) -> None:
         raise NotImplementedError
 
-    def _look(self, item: Events) -> Iterator[Verdict]:
+    def _look(self, item: Events) -> Iterator[Item]:
         raise NotImplementedError
 
-    def _end(self) -> Iterator[Verdict]:
+    def _end(self) -> Iterator[Item]:
         raise NotImplementedError
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
@@ -57,6 +56,8 @@ class Gathered:
     """What the patient absorbs, with the table where the scan begins."""
     backgrounds: list[Background] = field(default_factory=list)
     """Randoms and scatter."""
+    frames: list[TimeFrame] = field(default_factory=list)
+    """Frames that another Step asks for, beside those of the protocol."""
 
     def takes(self, item: Item) -> bool:
         """Keep `item` if it is of use; return whether it was.
@@ -72,6 +73,8 @@ class Gathered:
             self.normalisation = item
         elif isinstance(item, Image) and item.unit in PER_MM:
             self.attenuation = attenuation_of(replace(item, grid=in_gantry(item.grid, self.position)))
+        elif isinstance(item, TimeFrame):
+            self.frames.append(item)
         elif isinstance(item, Background):
             self.backgrounds = [b for b in self.backgrounds if b.name != item.name] + [item]
         else:
@@ -166,7 +169,7 @@ class Gathered:
         return replace(self, earlier=(*self.earlier, self), blocks=[], backgrounds=list(self.backgrounds))
 
     def events(self, frame: TimeFrame) -> tuple[Pairs, Bins | None]:
-        """Return detectors and bins of the prompts of the blocks that begin in a frame."""
+        """Return detectors and bins of the prompts of the blocks that begin in what a frame counts."""
         chosen = self._within(frame)
         pairs = np.concatenate([b.prompts for b in chosen]) if chosen else np.zeros((0, 2), np.int32)
         if self.pet.n_tof < 2:
@@ -182,12 +185,13 @@ class Gathered:
         return np.concatenate([b.counts if isinstance(b, Histogram) else np.ones(len(b), np.float32) for b in chosen])
 
     def delayeds(self, frame: TimeFrame) -> Pairs:
-        """Return the detectors of the delayed coincidences of the blocks that begin in a frame."""
+        """Return the detectors of the delayed coincidences of the blocks that begin in what a frame counts."""
         chosen = [b.delayeds for b in self._within(frame) if isinstance(b, Events)]
         return np.concatenate(chosen) if chosen else np.zeros((0, 2), np.int32)
 
     def _within(self, frame: TimeFrame) -> list[Events | Histogram]:
-        return [b for b in self.blocks if frame.start_s - 1e-6 <= b.start_s < frame.stop_s - 1e-6]
+        counted = frame.counts(np.array([b.start_s for b in self.blocks]))
+        return [b for b, there in zip(self.blocks, counted.tolist(), strict=True) if there]
 
     def _put(self, item: Events | Histogram) -> None:
         check_pairs(item.prompts, self.pet.n_rings * self.pet.n_crystals)
@@ -229,7 +233,4 @@ def equivalent_s(frame: TimeFrame, tracer: Tracer | None) -> float:
 
     Decay, the frame's length and its dead time; branching and calibration are applied to the image.
     """
-    if tracer is None:
-        return frame.live * frame.duration_s
-    rate = math.log(2) / tracer.half_life_s
-    return frame.live * math.exp(-rate * frame.start_s) * -math.expm1(-rate * frame.duration_s) / rate
+    return frame.live * (frame.duration_s if tracer is None else frame.equivalent_s(tracer.half_life_s))

@@ -8,8 +8,9 @@ projector and resolution, b randoms and scatter. The gradient over the events is
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -27,6 +28,28 @@ _FLOOR = 1e-4  # of the brightest voxel at the start; darker ones step as if the
 _LEAST = 0.1  # of a voxel that is left after a step
 _ANCHOR = 2  # iterations
 _SEEN = 1e-3  # of the largest sensitivity; voxels below are left empty
+
+
+class Likelihood(Protocol):
+    """What the algorithms ask of data."""
+
+    @property
+    def grid(self) -> Grid:
+        """Return the voxels."""
+
+    @property
+    def sensitivity(self) -> Tensor:
+        """Return the counts expected per unit of each voxel (z, y, x)."""
+
+    @property
+    def seen(self) -> Tensor:
+        """Return the voxels with enough sensitivity to be reconstructed."""
+
+    def ratio(self, x: Tensor, events: slice) -> Tensor:
+        """Return measured over expected counts of some events, projected back."""
+
+    def start(self) -> Tensor:
+        """Return a flat image with as many counts as were measured."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,10 +114,45 @@ class ListMode:
         return torch.where(self.seen, self.total / max(total, _TINY), 0.0).float()
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Together:
+    """Several measurements of one object, each with lines of its own, as one."""
+
+    parts: tuple[ListMode, ...]
+    """The measurements, on one grid."""
+    sensitivity: Tensor
+    """The sum of their sensitivities (z, y, x)."""
+
+    @classmethod
+    def of(cls, parts: Sequence[ListMode]) -> Together:
+        """Return measurements as one."""
+        return cls(tuple(parts), torch.stack([p.sensitivity for p in parts]).sum(dim=0))
+
+    @property
+    def grid(self) -> Grid:
+        """Return the voxels."""
+        return self.parts[0].grid
+
+    @property
+    def seen(self) -> Tensor:
+        """Return the voxels with enough sensitivity to be reconstructed."""
+        return self.sensitivity > _SEEN * self.sensitivity.max()
+
+    def ratio(self, x: Tensor, events: slice) -> Tensor:
+        """Return the sum of the parts' ratios, of such events of each."""
+        return torch.stack([p.ratio(x, events) for p in self.parts]).sum(dim=0)
+
+    def start(self) -> Tensor:
+        """Return a flat image with as many counts as were measured."""
+        total = float(self.sensitivity[self.seen].double().sum())
+        counted = sum(len(p.pairs) for p in self.parts)
+        return torch.where(self.seen, counted / max(total, _TINY), 0.0).float()
+
+
 Report = Callable[[int, Tensor], None]
 
 
-def osem(data: ListMode, start: Tensor, *, n_iterations: int, n_subsets: int, report: Report) -> Tensor:
+def osem(data: Likelihood, start: Tensor, *, n_iterations: int, n_subsets: int, report: Report) -> Tensor:
     """Return the image after so many iterations of ordered-subset expectation maximisation.
 
     Parameters
@@ -128,7 +186,7 @@ class Relaxation:
 
 
 def bsrem(
-    data: ListMode, start: Tensor, prior: RelativeDifference, *, n_iterations: int, n_subsets: int, steps: Relaxation
+    data: Likelihood, start: Tensor, prior: RelativeDifference, *, n_iterations: int, n_subsets: int, steps: Relaxation
 ) -> Tensor:
     """Return the maximum of likelihood and prior by relaxed ordered subsets with a preconditioner.
 
@@ -146,7 +204,7 @@ def bsrem(
 
 
 def svrg(
-    data: ListMode, start: Tensor, prior: RelativeDifference, *, n_iterations: int, n_subsets: int, steps: Relaxation
+    data: Likelihood, start: Tensor, prior: RelativeDifference, *, n_iterations: int, n_subsets: int, steps: Relaxation
 ) -> Tensor:
     """Return the same maximum by stochastic variance reduced gradients, with the preconditioner of `bsrem`.
 
@@ -170,12 +228,12 @@ def svrg(
     return x
 
 
-def _size(data: ListMode, x: Tensor, prior: RelativeDifference, floor: float) -> Tensor:
+def _size(data: Likelihood, x: Tensor, prior: RelativeDifference, floor: float) -> Tensor:
     """Return the preconditioner ``1 / (T A' m / x + h)``: large where neither data nor prior bend."""
     bright = x.clamp_min(floor)
     return 1 / (data.sensitivity.clamp_min(_TINY) / bright + prior.curvature(bright))
 
 
-def _stepped(data: ListMode, x: Tensor, by: Tensor) -> Tensor:
+def _stepped(data: Likelihood, x: Tensor, by: Tensor) -> Tensor:
     """Return the next image; no voxel loses all of itself, for some events it may be the only explanation."""
     return torch.where(data.seen, torch.maximum(x + by, _LEAST * x), 0.0)

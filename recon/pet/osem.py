@@ -20,11 +20,11 @@ from torch import Tensor
 from acquisition.errors import ConfigError, HeaderError, ReconError
 from acquisition.items import Events, Image, Item, Position, Provenance, TimeFrame
 from acquisition.pet_geometry import checked
-from acquisition.scan import Scan
+from acquisition.scan import Scan, Tracer
 from acquisition.verdict import Level, Verdict
 from recon.pet.beds import BedImage, joined
 from recon.pet.gather import DelayedRandoms, Gathered, equivalent_s
-from recon.pet.likelihood import ListMode, Relaxation, bsrem, osem, svrg
+from recon.pet.likelihood import Likelihood, ListMode, Relaxation, bsrem, osem, svrg
 from recon.pet.prior import RelativeDifference
 from recon.pet.project import Bins, Pairs
 from recon.pet.psf import GaussianPsf
@@ -97,7 +97,7 @@ class _ListModeStep(VoxelOptions):
             yield item
 
     def close(self) -> Iterator[Item]:
-        """Give one image per frame; where the table was moved, of all its positions together.
+        """Give one image per frame, then those that another Step asked for; all positions of the table together.
 
         Raises
         ------
@@ -136,7 +136,7 @@ class _ListModeStep(VoxelOptions):
         names = {b.name for b in self._data.backgrounds}
         if "randoms" not in names and any(isinstance(b, Events) and len(b.delayeds) for b in self._data.blocks):
             self._data.takes(DelayedRandoms(self._data))
-        for frame in self._frames():
+        for frame in (*self._frames(), *self._data.frames):
             events = self._data.events(frame)
             if not len(events[0]):
                 yield _empty(frame)
@@ -167,7 +167,7 @@ class _ListModeStep(VoxelOptions):
             scale = tail_scale(model, prompts, frame, scatter=counts, others=others, limits=self.scatter_limits)
             self._data.backgrounds = [*others, replace(counts, scale=scale)]
 
-    def _solve(self, data: ListMode) -> Tensor:
+    def _solve(self, data: Likelihood) -> Tensor:
         raise NotImplementedError
 
     def _frames(self) -> list[TimeFrame]:
@@ -189,9 +189,9 @@ class _ListModeStep(VoxelOptions):
         if self._data.backgrounds:
             known = sum(b.expected(pairs, tof, frame).astype(np.float64) for b in self._data.backgrounds)
             background = (known / (factors * seconds)).astype(np.float32)
-        return ListMode(self._pet, self._grid, pairs, tof, background, self._psf, seen * seconds, counts)
+        return ListMode(model.pet, self._grid, pairs, tof, background, self._psf, seen * seconds, counts)
 
-    def _solved(self, data: ListMode) -> Tensor:
+    def _solved(self, data: Likelihood) -> Tensor:
         x = self._solve(data)
         return GaussianPsf(self._grid, self.filter_mm)(x)
 
@@ -214,7 +214,8 @@ class _ListModeStep(VoxelOptions):
             data=(x * scale).numpy(),
             grid=in_patient(at_table(self._grid, self._data.shift_mm), self._scan),
             unit="Bq/mL" if calibration is not None else "a.u.",
-            position=Position(repetition=frame.index),
+            output=frame.output,
+            position=Position(repetition=frame.index, phase=frame.gate),
             provenance=Provenance(notes=notes),
             last_readout_s=self._data.blocks[-1].received_s,
             table_position_mm=(0.0, 0.0, self._data.blocks[0].bed_mm),
@@ -224,8 +225,9 @@ class _ListModeStep(VoxelOptions):
                 "decay_corrected_to": self.decay_to if tracer else "none",
                 "corrected": notes["corrected"],
                 "quantitative": "no" if verdict.level is Level.FLAG else "yes",
-                "n_frames": str(len(self._frames())),
+                "n_frames": str(1 if frame.parts else len(self._frames())),
                 "method": self._name,
+                **_gate_attributes(frame, tracer),
             },
         ).with_verdicts(verdict, *fitted)
 
@@ -247,7 +249,7 @@ class _ListModeStep(VoxelOptions):
 class Osem(_ListModeStep):
     """Ordered-subset expectation maximisation of list-mode events, stopped early."""
 
-    def _solve(self, data: ListMode) -> Tensor:
+    def _solve(self, data: Likelihood) -> Tensor:
         start = torch.where(data.seen, data.start(), 0.0)
 
         def report(iteration: int, x: Tensor) -> None:
@@ -277,12 +279,12 @@ class Bsrem(_ListModeStep):
             got = f"{self.beta}, {self.gamma}, {self.relaxation}"
             raise ConfigError(self._name, expected="beta, gamma and relaxation from 0", got=got)
 
-    def _solve(self, data: ListMode) -> Tensor:
+    def _solve(self, data: Likelihood) -> Tensor:
         start, prior = self._begun(data)
         steps = Relaxation(decay=self.relaxation)
         return bsrem(data, start, prior, n_iterations=self.n_iterations, n_subsets=self.n_subsets, steps=steps)
 
-    def _begun(self, data: ListMode) -> tuple[Tensor, RelativeDifference]:
+    def _begun(self, data: Likelihood) -> tuple[Tensor, RelativeDifference]:
         """Return one iteration of OSEM, and the prior for images as bright."""
         start = osem(data, data.start(), n_iterations=1, n_subsets=self.n_subsets, report=lambda *_: None)
         kappa = data.sensitivity.clamp_min(0).sqrt()
@@ -301,7 +303,7 @@ class Svrg(Bsrem):
 
     _name = "pet.svrg"
 
-    def _solve(self, data: ListMode) -> Tensor:
+    def _solve(self, data: Likelihood) -> Tensor:
         start, prior = self._begun(data)
         steps = Relaxation(first=0.5, decay=self.relaxation)
         return svrg(data, start, prior, n_iterations=self.n_iterations, n_subsets=self.n_subsets, steps=steps)
@@ -319,6 +321,21 @@ def _since_injection(scan: Scan, decay_to: str) -> float:
             action="correct to the start, or complete the header",
         )
     return (scan.started - tracer.injected).total_seconds()
+
+
+def _gate_attributes(frame: TimeFrame, tracer: Tracer | None) -> dict[str, str]:
+    """Return what an image of a gate tells beside the rest: time counted, its decay, of how many gates it is one."""
+    if not frame.parts:
+        return {}
+    slot_ms = 1000 * frame.period_s / frame.n_gates
+    return {
+        "live_s": f"{frame.duration_s:.6g}",
+        "decay_factor": f"{frame.live * frame.duration_s / equivalent_s(frame, tracer):.8g}",
+        "n_gates": str(frame.n_gates),
+        "gated_by": frame.source,
+        "slot_ms": f"{slot_ms:.6g}",
+        "trigger_ms": f"{slot_ms * frame.gate:.6g}",
+    }
 
 
 def _quantitative(missing: list[str], *, calibrated: bool) -> Verdict:

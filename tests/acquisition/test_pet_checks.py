@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from acquisition.errors import ConfigError, HeaderError
-from acquisition.items import Events
+from acquisition.items import Events, Movement
 from acquisition.pet_checks import CheckBlocks, CheckDose, CheckRate, Looking, nuclide
 from acquisition.pet_motion import CheckMotion, first_component, step
 from acquisition.scan import Scan
@@ -41,8 +41,11 @@ def _found(check: Looking, exam: PetExam, patient: PetObject | Callable[[float],
         assert first is events
         out += rest
     out += check.close()
-    assert all(isinstance(v, Verdict) for v in out)
-    return out  # type: ignore[return-value]
+    verdicts = [v for v in out if isinstance(v, Verdict)]
+    moved = [m for m in out if isinstance(m, Movement)]
+    assert len(verdicts) + len(moved) == len(out)
+    assert len(moved) == sum(v.check == "check.pet_motion" and v.level is Level.FLAG for v in verdicts)
+    return verdicts
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3, 4, 5])
