@@ -49,7 +49,7 @@ class Unrolled(Enhance):
         self._sense, self._combine = _Kept(), Combine(kind="complex")
         self._sense.open(scan)
         self._combine.open(scan)
-        self._plane = _plane(scan)
+        self._plane = (self.matrix[1], fast_size(self.matrix[0])) if self.matrix else _plane(scan)
         super().open(scan)
 
     def feed(self, item: Item) -> Iterator[Item]:
@@ -74,7 +74,7 @@ class Unrolled(Enhance):
             try:
                 made = Reconstructor(loaded, name)
                 if self.strength > 0:
-                    made.prepare(self.matrix or self._plane)
+                    made.prepare(self._plane)
             except ReconError as error:
                 failed = failed or error
             else:

@@ -255,6 +255,15 @@ def test_a_network_that_is_late_is_not_used_again(tmp_path: Path) -> None:
     assert [v.check for v in found] == ["model.unrolled.late"]
 
 
+@pytest.mark.parametrize(("matrix", "is_late"), [((), False), ((64, 64), False), ((32, 64), True)])
+def test_what_the_header_says_is_made_ready_before_the_scan(
+    tmp_path: Path, matrix: tuple[int, ...], is_late: bool
+) -> None:
+    simulation = noisy(matrix=(1, 64, 48)) if not matrix else noisy()
+    (_, image), _ = enhanced(folder_of(tmp_path), simulation, matrix=matrix)
+    assert ("model.unrolled.prepare" in [v.check for v in image.verdicts]) == is_late
+
+
 def test_a_volume_is_reconstructed_along_its_readout(tmp_path: Path) -> None:
     simulation = small_simulation(matrix=(12, 40, 18), kind="3D", n_coils=4, gap_mm=0.0, snr=30, n_noise=16)
     plain, _ = played(chain("mri.cg_sense"), simulation.scan, simulation.readouts())
