@@ -121,7 +121,7 @@ class Unrolled(Enhance):
         told = [report.changed(self.check, found, ready.card.consistency, _evidence(problems, made))]
         if ready.engine.preparations > prepared:
             told.append(report.late(self.check, ready.engine.prepare_s))
-        kspace = _kspace(made, conventional.kspace)
+        kspace = _kspace([plane.to(conventional.kspace.device) for plane in made], conventional.kspace)
         blend = conventional.kspace + self.strength * (kspace - conventional.kspace)
         return self._told(conventional, blend, *told)
 
@@ -153,8 +153,8 @@ class _Kept(CgSense):
         yield from super().feed(item)
 
     def _keep(self, model: CartesianSense, rhs: Tensor, solution: Tensor, *, level: float, energy: float) -> None:
-        start, right, maps = (model.centre_middle(t)[0] for t in (solution, rhs, model.maps))
-        mask = model.mask.expand(start.shape)
+        start, right, maps = (model.centre_middle(t)[0].cpu() for t in (solution, rhs, model.maps))
+        mask = model.mask.expand(start.shape).cpu()
         self.problems.append(Problem(start=start, rhs=right, mask=mask, maps=maps, level=level, energy=energy))
 
 
