@@ -15,6 +15,9 @@ from acquisition.errors import ConfigError, one_of
 
 RECIPES: dict[str, str] = {
     "ellipses": "models.train.ellipses:Ellipses",
+    "mr_denoise": "models.train.mr_denoise:MrDenoise",
+    "ct_denoise": "models.train.ct_denoise:CtDenoise",
+    "pet_denoise": "models.train.pet_denoise:PetDenoise",
 }
 """Name -> ``module:Class``; the name is that of the card."""
 

@@ -1,0 +1,133 @@
+"""What the recipes on simulated samples share: where the anatomy lies, patches of kept samples, cases by number."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from acquisition.errors import ConfigError
+from models.noise import floored, level
+from models.train.dataset import Samples, Source
+from models.train.mr import MrSpec
+from models.train.recipe import Case, Split
+
+DATA, CACHE = "ISOCENTER_DATA", "XDG_CACHE_HOME"
+"""Environment variables: the folder of the data sets, and that of scratch files (``~/.cache``)."""
+_COARSE = 4  # pixels
+
+
+def source_of(split: Split) -> Source:
+    """Return where a split's anatomy comes from.
+
+    Raises
+    ------
+    ConfigError
+        Nothing says where the data sets are.
+    """
+    if DATA not in os.environ:
+        raise ConfigError(DATA, expected="the folder of the data sets", got="nothing", action=f"export {DATA}=FOLDER")
+    cache = Path(os.environ.get(CACHE, Path.home() / ".cache")) / "isocenter" / "heads"
+    cache.mkdir(parents=True, exist_ok=True)
+    return Source(part=split, data=Path(os.environ[DATA]), cache=cache)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Simulated:
+    """The part of a denoising recipe that does not depend on the modality; subclasses say what a card says."""
+
+    kind: str
+    """Kind of sample, of `models.train.dataset.KINDS`."""
+    kept: int
+    """Training samples that are drawn once and kept; patches are cut from them."""
+    matrices: Sequence[int]
+    """Sides of the slices that are drawn, by turns [pixels]."""
+    patch: int = 64
+    """Side of the patches [pixels]."""
+    coarse: float = 0.25
+    """Weight of the error's mean over 4 x 4 pixels, in units of its noise: what changes means and grain."""
+
+    def batch(self, chance: np.random.Generator, size: int) -> tuple[Tensor, Tensor]:
+        """Return patches of kept samples, turned and mirrored by chance, in units of the noise of their slice."""
+        pairs = [self._patch(chance) for _ in range(size)]
+        x, truth = (torch.from_numpy(np.stack(part)) for part in zip(*pairs, strict=True))
+        return x, truth
+
+    def loss(self, estimate: Tensor, truth: Tensor, x: Tensor) -> Tensor:
+        """Return the mean error, of pixels and of their means in blocks."""
+        error = estimate - truth
+        means = _COARSE * functional.avg_pool2d(error, _COARSE)
+        return self.penalty(error) + self.coarse * self.penalty(means)
+
+    def penalty(self, error: Tensor) -> Tensor:
+        """Return the mean magnitude of an error, smooth about 0."""
+        return (error.square() + 1e-4).sqrt().mean()
+
+    def cases(self, split: Split, n: int) -> Iterator[Case]:
+        """Yield whole slices."""
+        for number in range(n):
+            yield self.case(self._sample(split, number))
+
+    def case(self, sample: dict[str, NDArray]) -> Case:
+        """Return a sample as the service would see it."""
+        target = sample["target"]
+        bright = np.abs(target) > 0.05 * np.percentile(np.abs(target), 99)
+        return Case(sample["image"], target, self.noise(sample), bright)
+
+    def noise(self, sample: dict[str, NDArray]) -> NDArray[np.float32]:
+        """Return the noise map of a sample as the service knows it."""
+        return floored(sample["sigma"])
+
+    def _sample(self, split: Split, number: int) -> dict[str, NDArray]:
+        turn, index = number % len(self.matrices), number // len(self.matrices)
+        return self._sets[split][turn][index]
+
+    @cached_property
+    def _sets(self) -> dict[Split, list[Samples]]:
+        splits: tuple[Split, ...] = ("training", "calibration", "test")
+        return {split: [self._samples(source_of(split), side) for side in self.matrices] for split in splits}
+
+    def _samples(self, source: Source, side: int) -> Samples:
+        return Samples(kind=self.kind, source=source, n=1_000_000, spec=MrSpec(matrix=(side, side)))
+
+    @cached_property
+    def _drawn(self) -> dict[int, Case]:
+        return {}
+
+    def _patch(self, chance: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        number = int(chance.integers(self.kept))
+        if number not in self._drawn:
+            self._drawn[number] = self.case(self._sample("training", number))
+        case = self._drawn[number]
+        corner = [int(chance.integers(n - self.patch + 1)) for n in case.measured.shape]
+        cut = tuple(slice(c, c + self.patch) for c in corner)
+        unit = np.float32(level(case.noise))
+        planes = np.stack([*_channels(case.measured[cut]), case.noise[cut], *_channels(case.truth[cut])]) / unit
+        turned = np.rot90(planes, int(chance.integers(4)), (1, 2))
+        mirrored = turned[..., ::-1] if chance.random() < 0.5 else turned
+        n = len(planes) // 2
+        return np.ascontiguousarray(mirrored[: n + 1]), np.ascontiguousarray(mirrored[n + 1 :])
+
+
+def _channels(values: NDArray) -> list[NDArray[np.float32]]:
+    parts = [values.real, values.imag] if np.iscomplexobj(values) else [values]
+    return [part.astype(np.float32) for part in parts]
+
+
+def used(*rows: tuple[str, str]) -> dict[str, Any]:
+    """Return a card's list of data sets, each used in three parts that share no subject; rows are name, licence."""
+    uses = ("training", "calibration", "test")
+    return {
+        "data": [
+            {"name": name, "licence": licence, "used_for": use, "items": 64} for name, licence in rows for use in uses
+        ]
+    }
