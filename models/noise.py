@@ -56,7 +56,7 @@ def noise_maps(image: Image, noise: float, map_: Floats | None) -> Floats:
     noise
         Standard deviation of the noise where the map is 1.
     map_
-        The g-factor; or, with `noise` 1, the standard deviation itself.
+        How much more or less there is at each place, e.g. the g-factor.
     """
     shape = image.grid.shape
     if map_ is None or not (map_ > 0).any():

@@ -166,5 +166,5 @@ def pet_sample(activity: F32, pixel_mm: float, rng: np.random.Generator, *, coun
         return ndimage.gaussian_filter(osem(measured, part * sensitivity, part * background, n=n), smooth)
 
     low, target = image(halves.sum(0), 1.0), image(trues + background, 1.0)
-    sigma = halves_noise(low, image(halves[0], 0.5), image(halves[1], 0.5), smooth_px=smooth)
+    sigma = halves_noise(low, image(halves[0], 0.5), image(halves[1], 0.5), fwhm_px=2.355 * smooth)
     return PetSample(low=low, sigma=sigma, target=target, counts=counts)

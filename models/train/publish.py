@@ -21,6 +21,7 @@ from models.consistency import BLOCK, residual
 from models.engine import TorchCpu
 from models.estimate import Estimate, Estimator
 from models.load import Loaded, packed
+from models.noise import level
 from models.ood import Statistics, features, fitted
 from models.train.figures import FIGURES, interval
 from models.train.loop import Trained
@@ -74,7 +75,7 @@ def publish(trained: Trained, recipe: Recipe, run: Run, folder: Path) -> Card:
     where = f"card of recipe {run.recipe}"
     card = parse_card(document, where=where)
     fit = [
-        features(c.measured, float(np.median(c.noise))) for c in recipe.cases("training", max(run.setting.cases, 64))
+        features(c.measured, level(c.noise)) for c in recipe.cases("training", max(run.setting.cases, 64))
     ]
     statistics = fitted(np.stack(fit))
     estimator = _estimator(card, trained.network, statistics)
@@ -115,7 +116,7 @@ def provisional(recipe: Recipe, run: Run, trained: Trained) -> dict[str, Any]:
 def calibrated(cases: Sequence[Case], estimator: Estimator) -> dict[str, Any]:
     """Return the card's limits, from images that training never saw."""
     estimates = [estimator.estimate(c.measured, c.noise) for c in cases]
-    scores = [estimator.statistics.score(features(c.measured, float(np.median(c.noise)))) for c in cases]
+    scores = [estimator.statistics.score(features(c.measured, level(c.noise))) for c in cases]
     changes = [residual(c.measured, e.data, c.noise) for c, e in zip(cases, estimates, strict=True)]
     ratios = [_ratio(c, e) for c, e in zip(cases, estimates, strict=True)]
     card = estimator.card

@@ -9,7 +9,8 @@ projector and resolution, b randoms and scatter. The gradient over the events is
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -54,6 +55,14 @@ class ListMode:
         if self.background is not None:
             expected = expected + torch.from_numpy(np.ascontiguousarray(self.background[events]))
         return self.psf.adjoint(projector.adjoint(torch.where(expected > _TINY, 1 / expected.clamp_min(_TINY), 0.0)))
+
+    def half(self, which: Literal[0, 1]) -> ListMode:
+        """Return every other event, with half of the time."""
+        tof = None if self.tof is None else self.tof[which::2]
+        background = None if self.background is None else self.background[which::2]
+        return replace(
+            self, pairs=self.pairs[which::2], tof=tof, background=background, sensitivity=self.sensitivity / 2
+        )
 
     @property
     def seen(self) -> Tensor:

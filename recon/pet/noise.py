@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 _NEAR = 3.0  # pixels over which the halves' difference is averaged, at least
-_WIDER = 1.5  # times the filter of the image
+_WIDER = 0.64  # times the FWHM of the image's filter
 Floats = NDArray[np.float32]
 
 
-def halves_noise(image: NDArray, one: NDArray, other: NDArray, *, smooth_px: float) -> Floats:
+def halves_noise(image: NDArray, one: NDArray, other: NDArray, *, fwhm_px: float) -> Floats:
     """Return the standard deviation of the noise of an image (..., y, x), in its unit.
 
     Half of the difference of two halves has the noise of the whole. Noise of OSEM grows with the image (Barrett et al.,
@@ -23,10 +23,10 @@ def halves_noise(image: NDArray, one: NDArray, other: NDArray, *, smooth_px: flo
         The image of all counts (..., y, x).
     one, other
         Images of either half of the counts, in the same unit.
-    smooth_px
-        Standard deviation of the filter that the images went through, 0 without [pixels].
+    fwhm_px
+        Width of the filter that the images went through, 0 without [pixels].
     """
-    spread = max(_NEAR, _WIDER * smooth_px)
+    spread = max(_NEAR, _WIDER * fwhm_px)
     sigma = (*(0,) * (image.ndim - 2), spread, spread)
     level = gaussian_filter(image.astype(np.float32), sigma)
     difference = gaussian_filter(((one - other) / 2).astype(np.float32) ** 2, sigma)
