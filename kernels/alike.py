@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from kernels.compile import compiled
 
 F32 = NDArray[np.float32]
+Box = tuple[int, int, int, int]
 
 
 @compiled
@@ -28,12 +29,12 @@ def add_alike(
     scaled
         The same in units of its noise.
     offset
-        Steps (z, y, x) to the other voxel, none of them both 0 and in the wrong order: z, then y, then x from 0.
+        Steps (z, y, x) to the other voxel; z from 0.
     shape
-        Half of the patch's side, the mean square difference that noise alone makes, and how much more halves no
-        weight: the weight is ``exp(-max(d - noise, 0) / more)``.
+        Half of the patch's side; the mean square difference that noise alone makes; how much more takes the weight
+        to 1/e: it is ``exp(-max(d - noise, 0) / more)``.
     room
-        Scratch (y, x) for a plane of differences, and (z, y, x) for their sums over rows and columns.
+        Scratch (y, x) and (z, y, x).
     sums
         Weighed values, weights, largest weight, all (z, y, x).
     """
@@ -42,39 +43,17 @@ def add_alike(
     plane, boxes = room
     total, weights, most = sums
     n_z, n_y, n_x = values.shape
-    y0, y1 = max(0, -dy), min(n_y, n_y - dy)
-    x0, x1 = max(0, -dx), min(n_x, n_x - dx)
+    box = (max(0, -dy), min(n_y, n_y - dy), max(0, -dx), min(n_x, n_x - dx))
+    y0, y1, x0, x1 = box
     deep = min(half, n_z - 1)
     for z in range(n_z - dz):
-        for y in range(y0, y1):
-            for x in range(x0, x1):
-                d = scaled[z, y, x] - scaled[z + dz, y + dy, x + dx]
-                plane[y, x] = d * d
-        for y in range(y0, y1):  # along x; edges repeat
-            for x in range(x0, x1):
-                s = np.float32(0)
-                for k in range(-half, half + 1):
-                    s += plane[y, min(max(x + k, x0), x1 - 1)]
-                boxes[z, y, x] = s
-        for x in range(x0, x1):
-            for y in range(y0, y1):
-                plane[y, x] = boxes[z, y, x]
-        for y in range(y0, y1):
-            for x in range(x0, x1):
-                boxes[z, y, x] = 0
-            for k in range(-half, half + 1):
-                row = min(max(y + k, y0), y1 - 1)
-                for x in range(x0, x1):
-                    boxes[z, y, x] += plane[row, x]
+        _box_sums(scaled[z], scaled[z + dz], offset, box, half, (plane, boxes[z]))
     size = np.float32((2 * half + 1) ** 2 * (2 * deep + 1))
     for z in range(n_z - dz):
+        plane[y0:y1, x0:x1] = 0
+        for k in range(-deep, deep + 1):
+            plane[y0:y1, x0:x1] += boxes[min(max(z + k, 0), n_z - dz - 1), y0:y1, x0:x1]
         for y in range(y0, y1):
-            for x in range(x0, x1):
-                plane[y, x] = 0
-            for k in range(-deep, deep + 1):
-                other = min(max(z + k, 0), n_z - dz - 1)
-                for x in range(x0, x1):
-                    plane[y, x] += boxes[other, y, x]
             for x in range(x0, x1):
                 w = np.exp(-max(plane[y, x] / size - floor, 0) / more)
                 total[z, y, x] += w * values[z + dz, y + dy, x + dx]
@@ -83,3 +62,30 @@ def add_alike(
                 total[z + dz, y + dy, x + dx] += w * values[z, y, x]
                 weights[z + dz, y + dy, x + dx] += w
                 most[z + dz, y + dy, x + dx] = max(most[z + dz, y + dy, x + dx], w)
+
+
+@compiled
+def _box_sums(
+    one: F32, other: F32, offset: tuple[int, int, int], box: Box, half: int, room: tuple[F32, F32]
+) -> None:  # pragma: no cover - compiled
+    """Leave the square differences of two planes (y, x), summed over patches, in the second scratch plane.
+
+    `box` is where both have pixels: first and last y, first and last x; at its edges pixels repeat.
+    """
+    plane, sums = room
+    y0, y1, x0, x1 = box
+    for y in range(y0, y1):
+        for x in range(x0, x1):
+            d = one[y, x] - other[y + offset[1], x + offset[2]]
+            sums[y, x] = d * d
+        for x in range(x0, x1):
+            s = np.float32(0)
+            for k in range(-half, half + 1):
+                s += sums[y, min(max(x + k, x0), x1 - 1)]
+            plane[y, x] = s
+    for y in range(y0, y1):
+        sums[y, x0:x1] = 0
+        for k in range(-half, half + 1):
+            row = min(max(y + k, y0), y1 - 1)
+            for x in range(x0, x1):
+                sums[y, x] += plane[row, x]

@@ -1,7 +1,7 @@
 """Non-local means: each voxel becomes the mean of voxels whose surroundings look like its own: ``image.nlm``.
 
-Buades, Coll, Morel, Multiscale Model Simul 2005;4:490, DOI 10.1137/040616024; volumes and the noise's own distance taken
-off: Coupe et al., IEEE Trans Med Imaging 2008;27:425, DOI 10.1109/TMI.2007.906087; noise that differs from place to
+Buades, Coll, Morel, Multiscale Model Simul 2005;4:490, DOI 10.1137/040616024; volumes, and the distance that noise alone
+makes: Coupe et al., IEEE Trans Med Imaging 2008;27:425, DOI 10.1109/TMI.2007.906087; noise that differs from place to
 place: Manjon et al., J Magn Reson Imaging 2010;31:192, DOI 10.1002/jmri.22003.
 """
 
@@ -31,7 +31,7 @@ class NonLocalMeans:
     The classical method that a network must beat. The noise is read from the image as ``image.noise`` does.
     """
 
-    strength: float = 0.5
+    strength: float = 0.25
     """How much two patches may differ beyond the noise [variances of the noise]: larger is smoother."""
     patch_px: int = 1
     """Half of the side of a patch, which has ``2 patch_px + 1`` voxels [pixels]."""
@@ -60,7 +60,7 @@ class NonLocalMeans:
 
 
 def non_local_means(
-    data: NDArray, noise: NDArray, *, strength: float = 0.5, patch: int = 1, reach: tuple[int, int] = (2, 7)
+    data: NDArray, noise: NDArray, *, strength: float = 0.25, patch: int = 1, reach: tuple[int, int] = (2, 7)
 ) -> NDArray:
     """Return a volume (z, y, x) with less noise.
 

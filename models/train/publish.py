@@ -74,9 +74,7 @@ def publish(trained: Trained, recipe: Recipe, run: Run, folder: Path) -> Card:
     document = provisional(recipe, run, trained)
     where = f"card of recipe {run.recipe}"
     card = parse_card(document, where=where)
-    fit = [
-        features(c.measured, level(c.noise)) for c in recipe.cases("training", max(run.setting.cases, 64))
-    ]
+    fit = [features(c.measured, level(c.noise)) for c in recipe.cases("training", max(run.setting.cases, 64))]
     statistics = fitted(np.stack(fit))
     estimator = _estimator(card, trained.network, statistics)
     document |= calibrated(list(recipe.cases("calibration", run.setting.cases)), estimator)

@@ -149,7 +149,7 @@ def low_rank(series: NDArray, window: tuple[int, int, int], rank: Rank) -> NDArr
     if series.ndim != 4 or len(series) < 2:
         raise DataError("low rank", expected="2 images or more (n, z, y, x)", got=str(series.shape))
     sides = tuple(min(a, b) for a, b in zip(window, series.shape[1:], strict=True))
-    patches = sliding_window_view(series, sides, axis=(1, 2, 3))  # type: ignore[call-overload]
+    patches = sliding_window_view(series, sides, axis=(1, 2, 3))
     n, places = len(series), patches.shape[1:4]
     total, weights = np.zeros(series.shape, series.dtype), np.zeros(series.shape[1:], np.float32)
     for z, row in product(range(places[0]), range(0, places[1], max(1, _CHUNK // places[2]))):
