@@ -1,8 +1,8 @@
 """Non-local means: each voxel becomes the mean of voxels whose surroundings look like its own: ``image.nlm``.
 
-Buades, Coll, Morel, Multiscale Model Simul 2005;4:490, DOI 10.1137/040616024; volumes, and the distance that noise alone
-makes: Coupe et al., IEEE Trans Med Imaging 2008;27:425, DOI 10.1109/TMI.2007.906087; noise that differs from place to
-place: Manjon et al., J Magn Reson Imaging 2010;31:192, DOI 10.1002/jmri.22003.
+Buades, Coll, Morel, Multiscale Model Simul 2005;4:490, DOI 10.1137/040616024; volumes, and the distance that noise
+alone makes: Coupe et al., IEEE Trans Med Imaging 2008;27:425, DOI 10.1109/TMI.2007.906087; noise that differs from
+place to place: Manjon et al., J Magn Reson Imaging 2010;31:192, DOI 10.1002/jmri.22003.
 """
 
 from __future__ import annotations

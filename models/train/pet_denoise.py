@@ -27,16 +27,17 @@ class PetDenoise(Simulated):
     matrices: tuple[int, ...] = (64,)
     patch: int = 64
     coarse: float = 1.0
+    detail: float = 1.0
     settings: ClassVar[Mapping[str, Setting]] = {
-        "small": Setting(steps=12_000, batch=8, rate=1e-3, cases=48, precision="bf16"),
+        "small": Setting(steps=12_000, batch=8, rate=1e-3, cases=240, precision="bf16"),
         "full": Setting(steps=200_000, batch=16, rate=1e-3, cases=64, device="cuda", precision="bf16", workers=8),
         "tiny": Setting(steps=4, batch=2, rate=1e-3, cases=2, average=0.9),
     }
 
     def penalty(self, error: Tensor) -> Tensor:
-        """Return the mean square of an error, linear beyond a few standard deviations."""
+        """Return what each error costs: its square, beyond a few standard deviations its magnitude."""
         size = error.abs().clamp_max(_HUBER)
-        return (size * (error.abs() - 0.5 * size)).mean()
+        return size * (error.abs() - 0.5 * size)
 
     def card(self) -> dict[str, Any]:
         """Return what a person says of it."""

@@ -23,7 +23,9 @@ from models.train.recipe import Case, Split
 
 DATA, CACHE = "ISOCENTER_DATA", "XDG_CACHE_HOME"
 """Environment variables: the folder of the data sets, and that of scratch files (``~/.cache``)."""
-_COARSE = 4  # pixels
+_COARSE, _NEAR = 4, 9  # pixels
+_MOST = 6.0  # standard deviations of the noise, of detail that counts
+_LEAST = 0.1
 
 
 def source_of(split: Split) -> Source:
@@ -55,6 +57,8 @@ class Simulated:
     """Side of the patches [pixels]."""
     coarse: float = 0.25
     """Weight of the error's mean over 4 x 4 pixels, in units of its noise: what changes means and grain."""
+    detail: float = 0.5
+    """How much more an error counts for each standard deviation of the noise that the truth is off its mean nearby."""
 
     def batch(self, chance: np.random.Generator, size: int) -> tuple[Tensor, Tensor]:
         """Return patches of kept samples, turned and mirrored by chance, in units of the noise of their slice."""
@@ -63,14 +67,21 @@ class Simulated:
         return x, truth
 
     def loss(self, estimate: Tensor, truth: Tensor, x: Tensor) -> Tensor:
-        """Return the mean error, of pixels and of their means in blocks."""
+        """Return the mean error of pixels and of their means in blocks; where there is detail it counts more.
+
+        What minimises the mean error of all pixels makes a faint lesion fainter, as most of what looks like one is
+        noise. Weighing by the truth's own detail takes that back.
+        """
+        detail = (truth - functional.avg_pool2d(truth, _NEAR, 1, _NEAR // 2, count_include_pad=False)).abs()
+        noise = x[:, truth.shape[1] :].clamp_min(_LEAST)
+        weight = 1 + self.detail * (detail.amax(dim=1, keepdim=True) / noise).clamp_max(_MOST)
         error = estimate - truth
         means = _COARSE * functional.avg_pool2d(error, _COARSE)
-        return self.penalty(error) + self.coarse * self.penalty(means)
+        return (weight * self.penalty(error)).mean() + self.coarse * self.penalty(means).mean()
 
     def penalty(self, error: Tensor) -> Tensor:
-        """Return the mean magnitude of an error, smooth about 0."""
-        return (error.square() + 1e-4).sqrt().mean()
+        """Return what each error costs: its magnitude, smooth about 0."""
+        return (error.square() + 1e-4).sqrt()
 
     def cases(self, split: Split, n: int) -> Iterator[Case]:
         """Yield whole slices."""

@@ -75,13 +75,24 @@ def test_an_error_of_a_whole_block_costs_more_than_the_same_as_grain(of: Simulat
     checks = torch.ones(32, 32)
     checks[::2] *= -1
     checks[:, ::2] *= -1
-    assert float(of.loss(0.5 + truth, truth, truth)) > 1.2 * float(of.loss(0.5 * checks + truth, truth, truth))
+    x = torch.cat([truth, torch.ones_like(truth)], dim=1)
+    assert float(of.loss(0.5 + truth, truth, x)) > 1.2 * float(of.loss(0.5 * checks + truth, truth, x))
+
+
+def test_an_error_at_a_lesion_costs_more_than_the_same_beside_it(of: Simulated) -> None:
+    truth = torch.zeros(1, 1, 32, 32)
+    truth[..., 8, 8] = 4.0
+    x = torch.cat([truth, torch.ones_like(truth)], dim=1)
+    at, beside = torch.zeros_like(truth), torch.zeros_like(truth)
+    at[..., 8, 8] = beside[..., 24, 24] = 1.0
+    least, lost, other = (float(of.loss(truth - error, truth, x)) for error in (0 * at, at, beside))
+    assert lost - least > 1.1 * (other - least)
 
 
 def test_few_counts_are_not_answered_with_their_median() -> None:
     counts = torch.from_numpy(np.random.default_rng(0).poisson(0.6, 20000).astype(np.float32)).reshape(1, 1, 100, 200)
     pet = RECIPES["pet_denoise"]
-    cost = [float(pet.loss(torch.full_like(counts, v), counts, counts)) for v in (0.0, 0.4, 0.6, 0.8)]
+    cost = [float(pet.penalty(v - counts).mean()) for v in (0.0, 0.4, 0.6, 0.8)]
     assert int(np.argmin(cost)) == 2
 
 
