@@ -32,7 +32,7 @@ from recon.nlm import non_local_means
 
 N, TUNED_ON = 12, 4
 WIDTHS = (0.4, 0.5, 0.6, 0.8, 1.0, 1.3, 1.6)
-STRENGTHS = (0.03, 0.1, 0.25, 0.5)
+STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.25)
 ENGINES = ("openvino", "torch")
 AT = (1.0, 0.75, 0.6)
 """Strengths of the network."""

@@ -28,7 +28,7 @@ from models.train.recipe import Case, recipe
 from models.train.simulated import DATA, Simulated, source_of
 from recon.ct.quality import noise_power
 from recon.noise import local_noise
-from tests.benchmarks.denoise import SORTS, Method, N, estimator, network, nlm
+from tests.benchmarks.denoise import AT, SORTS, Method, N, estimator, network, nlm
 
 FWHM_PX, CONTRASTS = (2.0, 3.0, 4.0), (5.0, 10.0)
 REPEATS, WATER = 16, 8
