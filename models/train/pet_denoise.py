@@ -28,6 +28,7 @@ class PetDenoise(Simulated):
     patch: int = 64
     coarse: float = 1.0
     detail: float = 1.0
+    dark: bool = False
     settings: ClassVar[Mapping[str, Setting]] = {
         "small": Setting(steps=12_000, batch=8, rate=1e-3, cases=240, precision="bf16"),
         "full": Setting(steps=200_000, batch=16, rate=1e-3, cases=64, device="cuda", precision="bf16", workers=8),

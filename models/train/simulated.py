@@ -26,6 +26,7 @@ DATA, CACHE = "ISOCENTER_DATA", "XDG_CACHE_HOME"
 _COARSE, _NEAR = 4, 9  # pixels
 _MOST = 6.0  # standard deviations of the noise, of detail that counts
 _LEAST = 0.1
+_CONTRAST = (3.0, 15.0)  # standard deviations of the noise, of spots
 
 
 def source_of(split: Split) -> Source:
@@ -59,6 +60,10 @@ class Simulated:
     """Weight of the error's mean over 4 x 4 pixels, in units of its noise: what changes means and grain."""
     detail: float = 0.5
     """How much more an error counts for each standard deviation of the noise that the truth is off its mean nearby."""
+    spots: float = 2.0
+    """Mean number of small lesions put into a patch and its truth alike: a linear reconstruction adds them so."""
+    dark: bool = True
+    """Whether spots may be darker than what is around them."""
 
     def batch(self, chance: np.random.Generator, size: int) -> tuple[Tensor, Tensor]:
         """Return patches of kept samples, turned and mirrored by chance, in units of the noise of their slice."""
@@ -121,12 +126,28 @@ class Simulated:
         case = self._drawn[number]
         corner = [int(chance.integers(n - self.patch + 1)) for n in case.measured.shape]
         cut = tuple(slice(c, c + self.patch) for c in corner)
+        turns, mirror = int(chance.integers(4)), chance.random() < 0.5
         unit = np.float32(level(case.noise))
-        planes = np.stack([*_channels(case.measured[cut]), case.noise[cut], *_channels(case.truth[cut])]) / unit
-        turned = np.rot90(planes, int(chance.integers(4)), (1, 2))
-        mirrored = turned[..., ::-1] if chance.random() < 0.5 else turned
+        more = self._spots(case.truth[cut], case.noise[cut], chance)
+        measured, truth = case.measured[cut] + more, case.truth[cut] + more
+        planes = np.stack([*_channels(measured), case.noise[cut], *_channels(truth)]) / unit
+        turned = np.rot90(planes, turns, (1, 2))
+        mirrored = turned[..., ::-1] if mirror else turned
         n = len(planes) // 2
         return np.ascontiguousarray(mirrored[: n + 1]), np.ascontiguousarray(mirrored[n + 1 :])
+
+    def _spots(self, truth: NDArray, noise: NDArray, chance: np.random.Generator) -> NDArray:
+        """Return lesions of 2 to 5 pixels for a patch (y, x), as bright against the noise as may be seen."""
+        more = np.zeros_like(truth)
+        y, x = np.indices(truth.shape, np.float32)
+        for _ in range(chance.poisson(self.spots)):
+            at = tuple(int(chance.integers(n)) for n in truth.shape)
+            fwhm, contrast = chance.uniform(1.8, 5.0), np.exp(chance.uniform(*np.log(_CONTRAST)))
+            bell = np.exp(-4 * np.log(2) * ((y - at[0]) ** 2 + (x - at[1]) ** 2) / np.float32(fwhm**2))
+            sign = -1 if self.dark and chance.random() < 0.5 else 1
+            phase = truth[at] / max(abs(truth[at]), 1e-6) if np.iscomplexobj(truth) else 1.0
+            more += (sign * contrast * noise[at] * phase * bell).astype(truth.dtype)
+        return more
 
 
 def _channels(values: NDArray) -> list[NDArray[np.float32]]:

@@ -47,6 +47,17 @@ def test_patches_are_in_units_of_their_noise(of: Simulated) -> None:
     assert 0.5 < float(errors[:, :1][noise > 0.5].median() / 0.6745) < 1.7
 
 
+def test_spots_are_in_the_patch_and_in_its_truth_alike(of: Simulated) -> None:
+    chance = np.random.default_rng
+    (x, truth), (plain, bare) = (replace(of, spots=n).batch(chance(0), 1) for n in (9.0, 0.0))
+    channels = truth.shape[1]
+    torch.testing.assert_close(x[:, :channels] - truth, plain[:, :channels] - bare, rtol=1e-3, atol=1e-3)
+    more = (truth - bare).abs().amax(dim=1)
+    assert float(more.max()) > 1
+    if isinstance(of, PetDenoise):
+        assert float((truth - bare).min()) > -1e-4
+
+
 def test_a_case_is_a_sample_of_its_split_with_the_noise_that_the_service_knows(of: Simulated) -> None:
     (test,), (calibration,) = list(of.cases("test", 1)), list(of.cases("calibration", 1))
     assert test.measured.shape == test.truth.shape == test.noise.shape
