@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acquisition.geometry import Grid, Vector
+from acquisition.pet_frame import Movement as Movement
+from acquisition.pet_frame import TimeFrame as TimeFrame
 from acquisition.verdict import Verdict
 
 COUNTERS = ("k1", "k2", "average", "slice", "contrast", "phase", "repetition", "set", "segment")
@@ -213,20 +215,26 @@ class Events:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TimeFrame:
-    """The part of a PET scan that one image shows; events, randoms, scatter and decay all read this one."""
+class Histogram:
+    """A time block of PET that was sorted into bins: how often each line of response counted, zeros left out."""
 
     start_s: float
-    """Begin, seconds after the start of the scan."""
+    """Begin of the block, seconds after the start of the scan."""
     stop_s: float
-    """End [s]."""
-    index: int = 0
-    """Number of the frame."""
+    """Its end [s]."""
+    prompts: NDArray[np.int32]
+    """Lines (line, 2): indices of both detectors, in no order."""
+    counts: NDArray[np.float32]
+    """How often each counted (line,); a bin of several lines is shared evenly among them."""
+    tof: NDArray[np.int16] | None = None
+    """Time-of-flight bin of each line; None: not measured."""
+    bed_mm: float = 0.0
+    """Table position of the block [mm]."""
+    received_s: float = 0.0
+    """time.monotonic() when the block arrived [s]."""
 
-    @property
-    def duration_s(self) -> float:
-        """Length [s]."""
-        return self.stop_s - self.start_s
+    def __len__(self) -> int:
+        return len(self.prompts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

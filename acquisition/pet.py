@@ -25,7 +25,7 @@ _SIGMA = 1 / np.sqrt(8 * np.log(2))
 def decay_factor(tracer: Tracer, frame: TimeFrame, *, reference_s: float = 0.0) -> float:
     """Return what the mean activity of a frame is multiplied with to be that at `reference_s` [s] of the scan.
 
-    ``lambda T / (exp(-lambda t0) - exp(-lambda t1))``, times counted from the reference.
+    ``lambda T / (exp(-lambda t0) - exp(-lambda t1))``, times counted from the reference; over all parts of the frame.
 
     Raises
     ------
@@ -39,9 +39,7 @@ def decay_factor(tracer: Tracer, frame: TimeFrame, *, reference_s: float = 0.0) 
             got=f"{tracer.half_life_s} s, {frame.duration_s} s",
             action="check the tracer in the header",
         )
-    rate = np.log(2) / tracer.half_life_s
-    early, late = np.exp(-rate * (frame.start_s - reference_s)), np.exp(-rate * (frame.stop_s - reference_s))
-    return float(rate * frame.duration_s / (early - late))
+    return frame.duration_s / frame.equivalent_s(tracer.half_life_s, reference_s=reference_s)
 
 
 def rate_factor(tracer: Tracer, frame: TimeFrame, *, reference_s: float = 0.0) -> float:
@@ -87,6 +85,9 @@ def live_part(counted_per_s: ArrayLike, dead_time_s: float) -> Floats:
         )
     return np.exp(np.real(lambertw(-counted * dead_time_s)))
 
+
+PER_MM = MappingProxyType({"1/mm": 1.0, "1/cm": 0.1})
+"""Units of attenuation, in 1/mm."""
 
 _KVP = (80.0, 100.0, 120.0, 140.0)
 _CT_SLOPES = MappingProxyType(
@@ -155,7 +156,26 @@ def mu_map(ct: Image, grid: Grid, *, fwhm_mm: float = 5.0, kvp: float = 120.0, v
     mu = mu_of_hu(ct.data, kvp=kvp, vendor=vendor)
     if fwhm_mm > 0:
         mu = gaussian_filter(mu, [fwhm_mm * _SIGMA / s for s in ct.grid.spacing_mm], mode="nearest")
-    to_ct = np.linalg.inv(ct.grid.affine) @ grid.affine
-    z, y, x = np.meshgrid(*(np.arange(n, dtype=float) for n in grid.shape), indexing="ij")
-    places = [to_ct[i, 0] * x + to_ct[i, 1] * y + to_ct[i, 2] * z + to_ct[i, 3] for i in (2, 1, 0)]
-    return Image(data=map_coordinates(mu, places, order=1, cval=0.0), grid=grid, unit="1/mm", output="mu")
+    return Image(data=_brought(mu, ct.grid, grid), grid=grid, unit="1/mm", output="mu")
+
+
+def mu_on(mu: Image, grid: Grid) -> Image:
+    """Return a map of attenuation on another grid, outside of it air [1/mm].
+
+    Raises
+    ------
+    DataError
+        The image is no volume in 1/mm or 1/cm.
+    """
+    if mu.unit not in PER_MM or mu.data.ndim != 3:
+        raise DataError("mu map", expected="a volume (z, y, x) in 1/mm or 1/cm", got=f"{mu.data.shape} in {mu.unit}")
+    values = np.maximum(np.asarray(mu.data, np.float32), 0) * np.float32(PER_MM[mu.unit])
+    return Image(data=_brought(values, mu.grid, grid), grid=grid, unit="1/mm", output="mu")
+
+
+def _brought(values: NDArray[np.float32], own: Grid, grid: Grid) -> NDArray[np.float32]:
+    """Return the values at the voxels of another grid; where there are none, 0."""
+    to_own = np.linalg.inv(own.affine) @ grid.affine
+    z, y, x = np.meshgrid(*(np.arange(n, dtype=float) for n in grid.shape), indexing="ij", sparse=True)
+    places = [to_own[i, 0] * x + to_own[i, 1] * y + to_own[i, 2] * z + to_own[i, 3] for i in (2, 1, 0)]
+    return np.asarray(map_coordinates(values, np.broadcast_arrays(*places), order=1, mode="grid-constant", cval=0.0))

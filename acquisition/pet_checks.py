@@ -32,32 +32,43 @@ _ELEMENTS = MappingProxyType(
 
 
 class Looking:
-    """What the checks have in common: they look at blocks of events, and let everything pass."""
+    """What the checks have in common: they look at blocks of events, and let everything pass.
+
+    Where the table was moved the scanner sees another part of the patient: they begin anew.
+    """
 
     _pet: PetHeader
 
     def open(self, scan: Scan) -> None:
         """Prepare for the scanner."""
         self._pet, self._scan = checked(scan.require_pet(), f"scan {scan.uid}"), scan
+        self._bed_mm: float | None = None
         self._begin()
 
     def feed(self, item: Item) -> Iterator[Item]:
         """Look at events; everything passes, and with it what is certain already."""
         yield item
         if isinstance(item, Events):
+            if self._bed_mm is not None and item.bed_mm != self._bed_mm:
+                yield from self._moved()
+            self._bed_mm = item.bed_mm
             yield from self._look(item)
 
     def close(self) -> Iterator[Item]:
         """Say what was found, where it has not been said yet."""
         yield from self._end()
 
+    def _moved(self) -> Iterator[Item]:
+        yield from self._end()
+        self._begin()
+
     def _begin(self) -> None:
         raise NotImplementedError
 
-    def _look(self, item: Events) -> Iterator[Verdict]:
+    def _look(self, item: Events) -> Iterator[Item]:
         raise NotImplementedError
 
-    def _end(self) -> Iterator[Verdict]:
+    def _end(self) -> Iterator[Item]:
         raise NotImplementedError
 
 
@@ -223,6 +234,9 @@ class CheckDose(Looking):
 
     def _begin(self) -> None:
         self._said = False
+
+    def _moved(self) -> Iterator[Item]:
+        yield from ()  # the dose stays what it is
 
     def _look(self, item: Events) -> Iterator[Verdict]:
         yield from self._end()

@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acquisition.errors import ConfigError
-from acquisition.items import Events
+from acquisition.items import Events, Item, Movement
 from acquisition.pet_checks import Looking
-from acquisition.pet_geometry import detectors_mm
+from acquisition.pet_geometry import coarse_sinogram, detectors_mm, places_mm
 from acquisition.verdict import Level, Verdict
 
 Floats = NDArray[np.float64]
@@ -74,14 +74,13 @@ class CheckMotion(Looking):
         self._times: list[float] = []
         self._reset(0.0)
         self._found: list[Verdict] = []
-        self._angle = np.arctan2(self._place[:, 1], self._place[:, 0])
 
     def _reset(self, start_s: float) -> None:
         self._start_s = start_s
         self._sum, self._square, self._number, self._noise = np.zeros(3), np.zeros(3), 0.0, 0.0
         self._sinogram = np.zeros(_COARSE)
 
-    def _look(self, item: Events) -> Iterator[Verdict]:
+    def _look(self, item: Events) -> Iterator[Item]:
         if not self._noise:
             self._start_s = item.start_s
         self._add(item.prompts, item.tof, 1.0)
@@ -94,37 +93,13 @@ class CheckMotion(Looking):
         """Add events (sign 1) or delayeds (-1) to the window."""
         if not len(pairs):
             return
-        first, second = self._place[pairs[:, 0]], self._place[pairs[:, 1]]
-        where = (first + second) / 2
-        if tof is not None and self._pet.n_tof > 1:
-            way = (tof - (self._pet.n_tof - 1) / 2) * self._pet.tof_bin_mm
-            line = second - first
-            where = where + line * (way / np.maximum(np.linalg.norm(line, axis=1), 1e-9))[:, None]
+        where = places_mm(self._pet, self._place, pairs, tof)
         self._sum += sign * where.sum(axis=0)
         self._square += (where**2).sum(axis=0)
         self._number += sign * len(pairs)
         self._noise += len(pairs)
-        self._sinogram += sign * self._coarse(first, second)
-
-    def _coarse(self, first: Floats, second: Floats) -> Floats:
-        """Return how many lines fall into each bin of a coarse sinogram."""
-        across = second[:, :2] - first[:, :2]
-        angle = np.arctan2(across[:, 1], across[:, 0]) % (2 * np.pi)
-        turned = angle >= np.pi
-        away = (first[:, 0] * across[:, 1] - first[:, 1] * across[:, 0]) / np.maximum(
-            np.hypot(across[:, 0], across[:, 1]), 1e-9
-        )
-        away = np.where(turned, -away, away)
-        z = (first[:, 2] + second[:, 2]) / 2
-        span, deep = 0.6 * self._pet.radius_mm, max(float(np.ptp(self._place[:, 2])), 1e-9)
-        places = (
-            (angle % np.pi) / np.pi * _COARSE[0],
-            (away / span + 1) / 2 * _COARSE[1],
-            (z / deep + 0.5) * _COARSE[2],
-        )
-        index = [np.clip(p.astype(int), 0, n - 1) for p, n in zip(places, _COARSE, strict=True)]
-        flat = np.ravel_multi_index(index, _COARSE)
-        return np.bincount(flat, minlength=int(np.prod(_COARSE))).reshape(_COARSE).astype(float)
+        width, length = 0.6 * self._pet.radius_mm, max(float(np.ptp(self._place[:, 2])), 1e-9)
+        self._sinogram += sign * coarse_sinogram(self._place, pairs, _COARSE, width_mm=width, length_mm=length)
 
     def _finish(self, stop_s: float) -> None:
         """Close a window: its centre, how sure that is, and its sinogram."""
@@ -139,7 +114,7 @@ class CheckMotion(Looking):
         for kept in (self._centres, self._errors, self._sinograms, self._times):
             del kept[: max(0, len(kept) - _KEEP)]
 
-    def _judged(self, room: int) -> Iterator[Verdict]:
+    def _judged(self, room: int) -> Iterator[Item]:
         """Report a step that is certain; what was before it is forgotten.
 
         One less than `room` windows from the latest place that can be told may lie further on: it is waited for.
@@ -163,6 +138,8 @@ class CheckMotion(Looking):
         if found.at > len(centres) - margin - room:
             return
         verdict = self._verdict(found, size, by)
+        x, y, z = found.size.tolist()
+        yield Movement(time_s=self._times[found.at], shift_mm=(x, y, z))
         self._found.append(verdict)
         for kept in (self._centres, self._errors, self._sinograms, self._times):
             del kept[: found.at + margin // 2]  # a step seen a little early is not seen twice
@@ -184,7 +161,7 @@ class CheckMotion(Looking):
             f"strength {found.strength:.0f}",
         )
 
-    def _end(self) -> Iterator[Verdict]:
+    def _end(self) -> Iterator[Item]:
         yield from self._judged(0)
         if not self._found and self._centres:
             centres = np.array(self._centres)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acquisition.errors import DataError
+from acquisition.pet_geometry import seen_mm
 from acquisition.scan import PetHeader
 
 Floats = NDArray[np.float64]
@@ -61,14 +62,14 @@ def from_delayeds(pet: PetHeader, delayeds: NDArray[np.int32], *, fov_mm: float 
     delayeds
         Detectors of the delayed coincidences of the frame (event, 2).
     fov_mm
-        Distance from the axis beyond which lines are not counted [mm]; all lines count when absent.
+        Distance from the axis beyond which lines are not counted [mm]; that of the header when absent.
 
     Raises
     ------
     DataError
         A detector does not exist.
     """
-    fov, n = pet.radius_mm if fov_mm is None else fov_mm, pet.n_rings * pet.n_crystals
+    fov, n = seen_mm(pet, fov_mm), pet.n_rings * pet.n_crystals
     if len(delayeds) and (delayeds.min() < 0 or delayeds.max() >= n):
         raise DataError("delayeds", expected=f"detectors 0 to {n - 1}", got=f"{delayeds.min()} to {delayeds.max()}")
     sums = np.bincount(delayeds.ravel(), minlength=n).astype(float)
@@ -97,7 +98,7 @@ def from_singles(pet: PetHeader, singles_per_s: Floats, *, window_ns: float, dur
     if singles_per_s.shape != (n,) or singles_per_s.min() < 0:
         raise DataError("singles", expected=f"{n} rates of 0 or more", got=f"shape {singles_per_s.shape}")
     rates = np.sqrt(window_ns * 1e-9 * duration_s) * singles_per_s
-    return Randoms(pet=pet, rates=rates, fov_mm=pet.radius_mm)
+    return Randoms(pet=pet, rates=rates, fov_mm=seen_mm(pet))
 
 
 def _fans(pet: PetHeader, rates: Floats, fov_mm: float) -> Floats:

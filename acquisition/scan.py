@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -255,6 +256,10 @@ class PetHeader:
     """Transaxial indices within a block that are gaps without a crystal."""
     max_ring_difference: int | None = None
     """Greatest difference of rings in coincidence; None: any."""
+    fov_mm: float | None = None
+    """Distance from the axis beyond which lines are never counted [mm]; None: all lines are."""
+    beds_mm: tuple[float, ...] = ()
+    """Positions of the table, in the order in which they are measured [mm]; empty: not told."""
     n_tof: int = 1
     """Time-of-flight bins; 1: none."""
     tof_bin_mm: float = 0.0
@@ -267,6 +272,8 @@ class PetHeader:
     """FWHM at 511 keV as a part of it."""
     crystal_mm: tuple[float, float] = (4.0, 4.0)
     """Size of a crystal (axial, transaxial) [mm]."""
+    dead_time_s: float = 0.0
+    """Time for which a detector block is blind after each photon, restarted by every photon [s]; 0: not told."""
     calibration_bq_per_cps: float | None = None
     """Activity per count rate and unit of sensitivity [Bq s]; None: images are not quantitative."""
     tracer: Tracer | None = None
@@ -307,6 +314,8 @@ class Scan:
     """Present exactly when modality is PT."""
     header: str = ""
     """The header as it came (XML), for the record."""
+    companions: Path | None = None
+    """Folder within which files lie that a protocol may name for this scan; None: anywhere."""
     verdicts: tuple[Verdict, ...] = ()
     """What was repaired or assumed while the header was read."""
 

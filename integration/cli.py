@@ -24,7 +24,7 @@ COMMANDS: dict[str, str] = {
     "reconstruct": "reconstruct a raw data file into DICOM",
     "protocols": "list, show, validate protocols; explain the choice for a file",
     "models": "list, check, train and measure the networks",
-    "quality": "measure the image quality of a CT series of a test object",
+    "quality": "measure the image quality of a CT or PET series of a test object",
     "doctor": "check this computer, ports, archives",
 }
 """Names and one line each; the module is ``integration.commands.NAME``."""

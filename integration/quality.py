@@ -20,6 +20,7 @@ _STRUCTURE_HU = 20.0  # beyond twice the noise: more is no uniform region
 _RIM_MM = 10.0
 _SIDE_PIXELS = (16, 64)
 _OF_AXES = 1e-3
+_MEASURED = ("CT", "PT")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,26 +64,26 @@ class Quality:
 
 
 def volume_of(series: Path) -> Image:
-    """Read a folder, or a file, with one CT series.
+    """Read a folder, or a file, with one CT or PET series.
 
     Raises
     ------
     ConfigError
         There is no such place.
     DataError
-        It does not hold exactly one CT volume.
+        It does not hold exactly one CT or PET volume.
     """
     if not series.exists():
-        raise ConfigError("series", expected="a folder or file with DICOM CT images", got=f"{series}: not there")
+        raise ConfigError("series", expected="a folder or file with DICOM CT or PET images", got=f"{series}: not there")
     files = sorted(p for p in series.rglob("*") if p.is_file()) if series.is_dir() else [series]
     files = [p for p in files if p.name != "DICOMDIR" and p.name[0] != "."]
-    found = [image for image in (read_images(files) if files else []) if image.attributes["Modality"] == "CT"]
-    if len(found) != 1 or found[0].unit != "HU":
+    found = [image for image in (read_images(files) if files else []) if image.attributes["Modality"] in _MEASURED]
+    if len(found) != 1 or (found[0].attributes["Modality"] == "CT" and found[0].unit != "HU"):
         got = ", ".join(f"{len(i.data)} slices {i.attributes['SeriesDescription']!r} [{i.unit}]" for i in found)
         raise DataError(
             str(series),
-            expected="the images of one CT series in HU",
-            got=got or f"{len(files)} files, none of them CT",
+            expected="the images of one CT series in HU, or of one PET series",
+            got=got or f"{len(files)} files, none of them CT or PET",
             action="name a folder with one series",
         )
     return found[0]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from acquisition.scan import Scan
 from acquisition.verdict import Level, Verdict
 from integration import router
+from integration.companion import FOLDER
 from integration.delivery.journal import Journal
 from integration.delivery.spool import Spool
 from integration.dicom.recover import recover
@@ -23,6 +26,7 @@ def rooms(library: Library) -> Rooms:
     def build(plan: Plan, journal: Journal, spool: Spool) -> Hooks:
         names = [destination.name for destination in plan.destinations]
         exporters: dict[str, SpoolExporter] = {}
+        folder = plan.data / FOLDER
 
         def exporter(scan: Scan, job: str) -> Export:
             made = SpoolExporter(spool, journal, destinations=plan.destinations, scan=scan, job=job)
@@ -34,7 +38,7 @@ def rooms(library: Library) -> Rooms:
                 exporters.pop(job).finish()
 
         return Hooks(
-            prepare=lambda request, scan, job: prepare(library, request, scan),
+            prepare=lambda request, scan, job: prepare(library, request, replace(scan, companions=folder)),
             exporter=exporter,
             finish=finish,
             adopt=lambda: recover(spool, journal, names),

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from acquisition.items import Events, Image, Item, Projections, Readouts, Waveform
+from acquisition.items import Events, Histogram, Image, Item, Projections, Readouts, Waveform
 from acquisition.scan import Scan
 from acquisition.stream import Chain
 from acquisition.verdict import Level, Verdict
@@ -70,6 +70,8 @@ class Run:
         elif isinstance(item, Events):
             self._prompts += len(item.prompts)
             self._delayeds += len(item.delayeds)
+        elif isinstance(item, Histogram):
+            self._prompts += round(float(item.counts.sum(dtype=float)))
         return self._out(self._chain.feed(item))
 
     def close(self) -> Iterator[Image]:

@@ -67,9 +67,14 @@ STEPS: dict[str, str] = {
     "ct.pwls": "recon.ct.iterative:Pwls",
     "ct.tv": "recon.ct.iterative:TotalVariationCt",
     "ct.metal": "recon.ct.metal:Metal",
+    "pet.gate": "acquisition.pet_gate:Gate",
+    "pet.normalisation": "integration.pet_companions:NormalisationFile",
+    "pet.attenuation": "integration.pet_companions:AttenuationFile",
     "pet.preview": "recon.pet.preview:Preview",
     "pet.osem": "recon.pet.osem:Osem",
     "pet.bsrem": "recon.pet.osem:Bsrem",
+    "pet.svrg": "recon.pet.osem:Svrg",
+    "pet.osem_motion": "recon.pet.motion:OsemMotion",
     "image.gibbs": "recon.mri.gibbs:Gibbs",
     "image.interpolate": "recon.mri.interpolate:Interpolate",
     "image.echoes": "recon.mri.echoes:CombineEchoes",
@@ -107,6 +112,7 @@ STEPS: dict[str, str] = {
     "check.pet_blocks": "acquisition.pet_checks:CheckBlocks",
     "check.pet_rate": "acquisition.pet_checks:CheckRate",
     "check.pet_dose": "acquisition.pet_checks:CheckDose",
+    "check.pet_ct": "recon.pet.alignment:CheckAlignment",
 }
 """Where each Step lives."""
 

@@ -18,31 +18,12 @@ from acquisition.geometry import Grid
 from acquisition.items import Image, Item, Kind, Position
 from acquisition.scan import Scan
 from acquisition.verdict import Level, Verdict
+from recon.rigid import Rigid
 from recon.series import stacked
 
 _SHRINK, _SMOOTH_MM = (4, 2, 1), (4.0, 2.0, 0.5)
 _SAMPLES = 40_000
 _FEWEST = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Rigid:
-    """How one volume lies relative to another: ``p_moving = rotation @ p_fixed + shift``, LPS [mm]."""
-
-    rotation: NDArray[np.float64]
-    """(3, 3)."""
-    shift_mm: NDArray[np.float64]
-    """(3,)."""
-
-    @property
-    def angle_deg(self) -> float:
-        """Angle of the rotation [degrees]."""
-        return float(np.rad2deg(np.arccos(np.clip((np.trace(self.rotation) - 1) / 2, -1, 1))))
-
-    def travel_mm(self, grid: Grid) -> float:
-        """Return how far the centre of a grid moves [mm]."""
-        centre = np.asarray(grid.centre_mm)
-        return float(np.linalg.norm(self.rotation @ centre + self.shift_mm - centre))
 
 
 def rigid(fixed: Image, moving: Image) -> Rigid:

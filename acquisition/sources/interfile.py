@@ -1,8 +1,11 @@
-"""Interfile images as STIR writes them (.hv and .v), and list-mode by its header.
+"""Interfile images as STIR writes them (.hv and .v); list-mode and sinograms of prompts by their header.
 
 STIR's axes are the scanner's: x to the right and y down for someone who stands at the foot of the bed and looks into
 the tunnel, z out of the tunnel towards the bed. For a patient who lies head first supine x is the left, y the back,
 z the feet. The array stays as it is stored, (z, y, x); the grid says where each voxel is.
+
+Images of Siemens' own programs differ in the spelling of a few keys; their axes are taken to be the same, as STIR takes
+them.
 
 Without offsets in the header, voxel ``n // 2`` of x and y lies on the axis of the scanner (STIR's rule), and the
 middle of the planes at z = 0.
@@ -15,6 +18,7 @@ from pathlib import Path
 from acquisition.errors import FileFormatError
 from acquisition.geometry import Grid, Vector
 from acquisition.items import Image
+from acquisition.sources.interfile_counts import read_counts
 from acquisition.sources.interfile_header import Header, pixels, read_header
 from acquisition.sources.mmr import is_list_mode, read_mmr
 from acquisition.sources.mrd_raw import RawFile
@@ -27,28 +31,32 @@ _AXES: dict[tuple[str, str], tuple[int, int, int]] = {
     ("feet_in", "prone"): (1, -1, 1),
 }
 """Signs of STIR's x, y, z along LPS, by patient orientation and rotation."""
+_SIEMENS = dict(zip(("hfs", "hfp", "ffs", "ffp"), _AXES, strict=True))
+_SPACING = ("scaling factor (mm/pixel)", "scale factor (mm/pixel)")
 _LABELS = ("x", "y", "z")
 
 
 def read_interfile(path: Path) -> RawFile:
-    """Open raw data by its Interfile header.
+    """Open raw data by its Interfile header: list-mode, or a sinogram of prompts.
 
     Raises
     ------
     FileFormatError
-        It is an image or a sinogram.
+        It is an image.
     HeaderError
         It is list-mode of a kind that is not read.
     """
     header = read_header(path)
     if is_list_mode(header):
         return read_mmr(header)
+    if header.word("pet data type", "").lower() == "emission":
+        return read_counts(path)
     kind = header.word("pet data type", "data of unknown kind").lower()
     raise FileFormatError(
         f"file {path.name}",
-        expected="the header of PET list-mode (data format := CoincidenceList)",
-        got="an image" if kind == "image" else f"a sinogram ({kind})",
-        action="name the list-mode's header; images and sinograms are read by acquisition.sources.interfile*",
+        expected="the header of PET list-mode (data format := CoincidenceList) or of a sinogram of prompts",
+        got="an image" if kind == "image" else kind,
+        action="name the header of the counts; images are read by acquisition.sources.interfile",
     )
 
 
@@ -82,7 +90,8 @@ def read_image(path: Path) -> Image:
         )
     _check_axes(header)
     nx, ny, nz = (header.count("matrix size", index=i) for i in (1, 2, 3))
-    dx, dy, dz = (header.number("scaling factor (mm/pixel)", index=i) for i in (1, 2, 3))
+    key = next((k for k in _SPACING if header.has(k, 1)), _SPACING[0])
+    dx, dy, dz = (header.number(key, index=i) for i in (1, 2, 3))
     if min(nx, ny, nz) < 1 or min(dx, dy, dz) <= 0:
         raise header.wrong("matrix size", "positive sizes", f"{nx} x {ny} x {nz} of {dx} x {dy} x {dz} mm")
     n_frames = header.count("number of time frames", 1)
@@ -109,6 +118,7 @@ def _signs(header: Header) -> tuple[tuple[int, int, int], tuple[Verdict, ...]]:
     """Return the signs of the axes along LPS, and what had to be assumed."""
     orientation = header.word("patient orientation", "unknown").lower()
     rotation = header.word("patient rotation", "unknown").lower()
+    orientation, rotation = _SIEMENS.get(orientation, (orientation, rotation))
     if (orientation, rotation) in _AXES:
         return _AXES[orientation, rotation], ()
     if orientation == rotation == "unknown":

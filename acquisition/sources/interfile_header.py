@@ -209,7 +209,7 @@ def pixels(header: Header, shape: tuple[int, ...]) -> NDArray[np.float32]:
 
 def _dtype(header: Header) -> np.dtype:
     name, n_bytes = header.word("number format").lower(), header.count("number of bytes per pixel")
-    order = header.word("imagedata byte order", "BIGENDIAN").upper()
+    order = header.word("imagedata byte order", header.word("image data byte order", "BIGENDIAN")).upper()
     kind, allowed = _KINDS.get(name), (4, 8) if "float" in name else (1, 2, 4, 8)
     if kind is None or n_bytes not in allowed or order not in ("LITTLEENDIAN", "BIGENDIAN"):
         raise header.wrong("number format", " or ".join(_KINDS), f"{name} of {n_bytes} bytes, {order}")

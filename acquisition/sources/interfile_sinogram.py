@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from acquisition.errors import FileFormatError
 from acquisition.pet_geometry import checked
+from acquisition.pet_norm import Normalisation
 from acquisition.pet_sinogram import crystal_pairs
 from acquisition.scan import PetHeader
 from acquisition.sources.interfile_header import Header, pixels, read_header
@@ -53,6 +54,16 @@ class SinogramLayout:
     def crystals(self) -> NDArray[np.int32]:
         """Return the crystals of both detectors of each bin, shape (view, bin, 2)."""
         return crystal_pairs(self.pet.n_crystals, self.n_views, self.n_bins)
+
+    def efficiency(self, norm: Normalisation, segment: int, axial: int) -> NDArray[np.float64]:
+        """Return the efficiency of the bins of one sinogram, that of all lines summed into each, shape (view, bin)."""
+        half = self.pet.n_crystals // 2
+        lines = crystal_pairs(self.pet.n_crystals, half, self.n_bins)
+        total = np.zeros((half, self.n_bins))
+        for rings in self.rings(segment, axial):
+            pairs = (rings * np.int32(self.pet.n_crystals) + lines).astype(np.int32).reshape(-1, 2)
+            total += norm.efficiency(pairs).reshape(total.shape)
+        return total.reshape(self.n_views, -1, self.n_bins).sum(axis=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

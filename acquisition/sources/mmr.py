@@ -239,10 +239,12 @@ def _scan(header: Header, n_words: int) -> Scan:
 
 
 def _geometry(header: Header) -> PetHeader:
+    radius_mm = 10 * header.number("gantry crystal radius (cm)") + _DEPTH_MM
     return PetHeader(
         n_rings=_N_RINGS,
         n_crystals=_N_CRYSTALS,
-        radius_mm=10 * header.number("gantry crystal radius (cm)") + _DEPTH_MM,
+        radius_mm=radius_mm,
+        fov_mm=radius_mm * float(np.sin(np.pi * (_SIZES["number of projections"] // 2 + 0.5) / _N_CRYSTALS)),
         ring_pitch_mm=10 * header.number("distance between rings (cm)"),
         first_angle_rad=-np.pi / 2,
         turn=1,

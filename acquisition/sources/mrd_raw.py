@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from acquisition.errors import FileFormatError
-from acquisition.items import Events, Image, Projections, Readouts, Waveform
+from acquisition.items import Events, Histogram, Image, Projections, Readouts, Waveform
 from acquisition.scan import Scan
 
-RawItem = Readouts | Projections | Events | Waveform | Image
+RawItem = Readouts | Projections | Events | Histogram | Waveform | Image
 """What a file of raw data holds."""
 
 BLOCK_BYTES = 4 << 20

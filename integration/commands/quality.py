@@ -1,4 +1,7 @@
-"""Measure the image quality of a CT series of a test object: HU, uniformity, noise power, sharpness, contrast.
+"""Measure the image quality of a series of a test object.
+
+CT: HU, uniformity, noise power, sharpness, contrast. PET: contrast recovery, background variability and lung residual
+of the NEMA body phantom (IEC), which is looked for; without one, --virtual measures on the virtual scanner.
 
 Places are in mm, x to the patient's left and y to the back, as a DICOM viewer shows them. Without any, a round water
 phantom is looked for, and its own edge shows the sharpness. Where x is negative, write = after the option's name.
@@ -14,22 +17,47 @@ from typing import Any
 import numpy as np
 
 from acquisition.errors import ConfigError, DataError
+from acquisition.items import Image
+from acquisition.sources.phantom.pet_exam import PetExam
+from integration import quality_pet
 from integration.plot import curve, grey_map, sheet
+from integration.protocol import Library
 from integration.quality import Places, Quality, measured, slices_of, volume_of
 from recon.ct.mtf import Mtf
 from recon.ct.uniform import Disc
+from recon.pet.iec import RATIO
 
 EXAMPLES = """
   isocenter quality water/
   isocenter quality water/ --slices 10:30 --plot quality.svg
   isocenter quality catphan/ --uniform=0,0,60 --wire=0,-20,0.05 --json | jq .mtf.f50_lp_per_cm
   isocenter quality acr/ --slices 12:14 --uniform=0,0,80 --edge=-45,44,12.5 --cnr=-12,60:12,60 --roi 10
+  isocenter quality nema/ --ratio 4 --background 5300 --plot nema.svg
+  isocenter quality --virtual pet_osem --seconds 10
 """
+_FOR_CT = ("slices", "uniform", "edge", "wire", "cnr", "roi")
+_FOR_PET = ("ratio", "cold", "background")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("series", type=Path, metavar="SERIES", help="folder with the DICOM images of one CT series")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("series", type=Path, metavar="SERIES", nargs="?", help="folder with the images of one series")
+    what.add_argument("--virtual", metavar="PROTOCOL", help="measure a PET protocol on the virtual scanner")
+    _add_ct(parser.add_argument_group("CT"))
+    _add_pet(parser.add_argument_group("PET"))
+    parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw what was measured")
+    parser.add_argument("--json", action="store_true", help="print what was measured as one JSON object")
+
+
+def _add_pet(parser: argparse._ArgumentGroup) -> None:
+    parser.add_argument("--ratio", type=_positive, help="activity of the spheres to the background (default: 4)")
+    parser.add_argument("--cold", type=_cold, metavar="MM[,MM]", help="diameters of the spheres without activity")
+    parser.add_argument("--background", type=_positive, metavar="BQ/ML", help="its activity, for the bias")
+    parser.add_argument("--seconds", type=_positive, metavar="S", help="of --virtual (default: 5)")
+
+
+def _add_ct(parser: argparse._ArgumentGroup) -> None:
     parser.add_argument(
         "--slices", type=_span, metavar="FIRST:LAST", help="counted from 1 in their order (default: the middle third)"
     )
@@ -45,8 +73,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--roi", type=_positive, metavar="RADIUS", help="of the regions of --cnr [mm] (default: a tenth of the uniform)"
     )
-    parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw MTF and noise power spectrum")
-    parser.add_argument("--json", action="store_true", help="print what was measured as one JSON object")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -59,7 +85,18 @@ def run(options: argparse.Namespace) -> int:
     """
     if options.plot is not None and options.plot.suffix.lower() != ".svg":
         raise ConfigError("--plot", expected="a name that ends in .svg", got=str(options.plot))
+    if options.virtual is not None:
+        return _virtual(options)
+    if options.seconds is not None:
+        raise ConfigError("--seconds", expected="--virtual beside it", got="a series")
     volume = volume_of(options.series)
+    if volume.attributes["Modality"] == "PT":
+        return _pet(options, volume, str(options.series))
+    _refuse(options, _FOR_PET, "CT")
+    return _ct(options, volume)
+
+
+def _ct(options: argparse.Namespace, volume: Image) -> int:
     slices = slices_of(volume, options.slices)
     places = Places(
         uniform=options.uniform, edge=options.edge, wire=options.wire, pair=options.cnr, region_mm=options.roi or 0.0
@@ -84,6 +121,38 @@ def run(options: argparse.Namespace) -> int:
         for line in _table(facts, quality):
             print(line)
     return 0
+
+
+def _virtual(options: argparse.Namespace) -> int:
+    for name in ("cold", "ratio", "background"):
+        if getattr(options, name) is not None:
+            raise ConfigError(f"--{name}", expected="a series that it belongs to", got="--virtual, which has its own")
+    exam = PetExam(duration_s=options.seconds or 5.0)
+    image = quality_pet.virtual_image(Library()[options.virtual], exam)
+    options.background = quality_pet.VIRTUAL_BQ_PER_ML
+    return _pet(options, image, f"virtual phantom, {options.virtual}, {exam.duration_s:g} s")
+
+
+def _pet(options: argparse.Namespace, volume: Image, name: str) -> int:
+    _refuse(options, _FOR_CT, "PET")
+    filling = quality_pet.Filling(
+        ratio=options.ratio or RATIO, cold_mm=options.cold or (), background_bq_per_ml=options.background
+    )
+    found = quality_pet.measured(volume, filling)
+    if options.plot is not None:
+        options.plot.write_text(quality_pet.drawn(found, name))
+    if options.json:
+        plot = {"plot": str(options.plot)} if options.plot else {}
+        print(json.dumps({"series": name} | quality_pet.report(found) | plot))
+    else:
+        print("\n".join(quality_pet.table(found)))
+    return 0
+
+
+def _refuse(options: argparse.Namespace, names: tuple[str, ...], kind: str) -> None:
+    given = [f"--{n}" for n in names if getattr(options, n) is not None]
+    if given:
+        raise ConfigError(f"{kind} series", expected=f"options for {kind}", got=", ".join(given))
 
 
 def report(quality: Quality) -> dict[str, Any]:
@@ -214,11 +283,15 @@ def _span(text: str) -> tuple[int, int]:
     return int(first), int(last or first)
 
 
+def _cold(text: str) -> tuple[float, ...]:
+    return _numbers(text, *range(1, 7))
+
+
 def _positive(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = 0.0
     if not 0 < value < np.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no radius above 0 mm")
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
     return value

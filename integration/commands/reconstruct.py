@@ -17,6 +17,7 @@ from acquisition.sources import RawFile, open_raw
 from acquisition.verdict import Level, Verdict
 from integration import router
 from integration.commands.arguments import add_changes, changes_of
+from integration.companion import fingerprint
 from integration.doors.request import AUTO
 from integration.export import FolderExporter
 from integration.protocol import Library, Protocol
@@ -29,12 +30,14 @@ EXAMPLES = """
   isocenter reconstruct raw.h5 -p mri_cartesian --set mri.grappa.kernel=2,5 -o dicom/ --npy volume.npy
   isocenter reconstruct ksp.cfl --npy volume.npy
   isocenter reconstruct views/ -p ct_helical --set ct.helical.kernel=soft -o dicom/
-  isocenter reconstruct listmode.l.hdr -o dicom/
+  isocenter reconstruct listmode.l.hdr --normalisation norm.n.hdr --attenuation mumap.hv -o dicom/
   isocenter reconstruct raw.h5 --json | jq .verdicts
 """
 
 _RAW = "ISMRMRD/MRD file, recording, BART .cfl, folder of DICOM-CT-PD views, PETSIRD file, or list-mode's header"
 _PROGRESS_S = 0.5
+_FILES = ("path", "hardware")
+_WITH_FILE = ("pet.normalisation", "pet.attenuation")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +45,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("raw", type=Path, metavar="RAW", help=_RAW)
     parser.add_argument("-p", "--protocol", default=AUTO, help="protocol (default: chosen by the header)")
     add_changes(parser)
+    parser.add_argument(
+        "--normalisation", type=Path, metavar="FILE", help="PET: the scanner's normalisation (Siemens mMR .n.hdr)"
+    )
+    parser.add_argument(
+        "--attenuation",
+        type=Path,
+        metavar="PATH",
+        help="PET: map of attenuation (Interfile .hv, NIfTI) or CT (DICOM folder, NIfTI with unit=HU)",
+    )
     parser.add_argument("-o", "--out", type=Path, metavar="DIR", help="folder for the DICOM files")
     parser.add_argument(
         "--npy", type=Path, metavar="FILE", help="write the magnitude as float32 (z, y, x), or (frame, z, y, x)"
@@ -63,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
     keep_memory()
     raw = open_raw(options.raw)
     protocol = router.choose(Library(options.protocols), raw.scan, options.protocol)
-    protocol = protocol.with_changes(changes_of(options.set))
+    protocol = protocol.with_changes(changes_of(options.set) | _files_of(options))
     job = job_of(raw, protocol)
     exporter = FolderExporter(options.out, raw.scan, job=job) if options.out else None
     work, volumes, paths, seen = Run(raw.scan, protocol), Volumes(), list[str](), dict[Verdict, None]()
@@ -102,6 +114,11 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _files_of(options: argparse.Namespace) -> dict[str, object]:
+    named = {f"{step}.path": getattr(options, step.removeprefix("pet.")) for step in _WITH_FILE}
+    return {key: str(path) for key, path in named.items() if path}
+
+
 def reconstructed(work: Run, items: Iterable[object]) -> Iterator[Image]:
     """Yield the images of a run from its items."""
     work.open()
@@ -111,10 +128,13 @@ def reconstructed(work: Run, items: Iterable[object]) -> Iterator[Image]:
 
 
 def job_of(raw: RawFile, protocol: Protocol) -> str:
-    """Return an identifier that the same file and the same protocol have again: the same UIDs, the same files."""
+    """Return an identifier that the same files and the same protocol have again: the same UIDs, the same files."""
     size = raw.path.stat().st_size if raw.path.is_file() else 0  # of a folder it says nothing of what is in it
     digest = hashlib.sha256(f"{raw.scan.uid}\n{raw.scan.header}\n{size}\n".encode())
     digest.update("\n".join((protocol.name, *protocol.summary())).encode())
+    named = [Path(str(v[key])) for step, v in protocol.steps if step in _WITH_FILE for key in _FILES if v.get(key)]
+    if files := [path for path in named if path.exists()]:
+        digest.update(fingerprint(files).encode())
     return f"offline-{digest.hexdigest()[:24]}"
 
 

@@ -9,7 +9,7 @@ can make an SUV of either. What is common to all modalities is in `series`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -45,6 +45,10 @@ _NUCLIDES = {
 _ENTRY = {"H": ("102540008", "headfirst"), "F": ("102541007", "feet-first")}
 _LYING = {"S": ("40199007", "supine"), "P": ("1240000", "prone")}
 """CID 21 and 20, by letter of the patient's position."""
+_ORIGINAL = (CONVENTIONAL, "gated", "quiet", "motion_corrected")
+"""Outputs that are made from counts, not from images."""
+_SIGNALS = {"belt": "EXTERNAL", "events": "DATA DRIVEN"}
+"""TriggerSourceOrType by where the breath was taken from."""
 _METHODS = {
     "RAN": "RandomsCorrectionMethod",
     "ATTN": "AttenuationCorrectionMethod",
@@ -115,6 +119,7 @@ class PetModality:
             )
         n = image.grid.shape[0]
         told = dict(image.attributes) | {"n_slices": str(n)}
+        times = _times(told.pop("slice_frames", ""), n)
         data = image.data.reshape(image.data.shape[-3:])
         if len(data) != n:
             raise DataError(f"image {image.output}", expected=f"{n} slices, as the grid has", got=str(len(data)))
@@ -124,15 +129,19 @@ class PetModality:
                 data=data[z : z + 1],
                 grid=image.grid.plane(z),
                 position=replace(image.position, slice=image.position.slice + z),
-                attributes=told,
+                attributes=told | times[z],
             )
             for z in range(n)
         ]
 
     def words(self, image: Image) -> tuple[str, ...]:
-        """Return the phase of the breath or heart, and that a preview is none to measure in; frames share a series."""
+        """Return that a preview is none to measure in, and the phase of the breath or heart, where it is no gate.
+
+        Frames of time share a series, and so do gates.
+        """
         warning = ("not quantitative",) if image.output == _PREVIEW else ()
-        return (*warning, *((f"phase {image.position.phase + 1}",) if image.position.phase else ()))
+        alone = image.position.phase and _n_gates(image) == 1
+        return (*warning, *((f"phase {image.position.phase + 1}",) if alone else ()))
 
     def series_elements(self, image: Image) -> Elements:
         """Return units, corrections and kind of series."""
@@ -140,8 +149,12 @@ class PetModality:
         n_frames = int(told.get("n_frames", "1"))
         corrected = tuple(told.get("corrected", "").split())
         kind: Elements = {"SeriesType": ("STATIC", "IMAGE")}
+        if int(told.get("n_beds", "1")) > 1:
+            kind = {"SeriesType": ("WHOLE BODY", "IMAGE")}
         if n_frames > 1:
             kind = {"SeriesType": ("DYNAMIC", "IMAGE"), "NumberOfTimeSlices": n_frames}
+        if _n_gates(image) > 1:
+            kind = _gated(_n_gates(image), told)
         date, time = f"{self._start:%Y%m%d}", f"{self._start:%H%M%S.%f}"
         methods = {name: _DONE[word] if word in corrected else "NONE" for word, name in _METHODS.items()}
         return {
@@ -164,16 +177,19 @@ class PetModality:
         told, index = image.attributes, image.position
         begin, end = float(told.get("frame_start_s", "0")), float(told.get("frame_stop_s", "0"))
         at = self._start + timedelta(seconds=begin)
-        factor = self._decay_factor(begin, end)
+        live = float(told.get("live_s", end - begin))
+        factor = float(told.get("decay_factor", self._decay_factor(begin, end)))
         elements: Elements = {
             "AcquisitionDate": f"{at:%Y%m%d}",
             "AcquisitionTime": f"{at:%H%M%S.%f}",
-            "AcquisitionNumber": index.repetition + 1,
-            "ActualFrameDuration": round(1000 * (end - begin)),
+            "AcquisitionNumber": index.repetition + index.phase + 1,
+            "ActualFrameDuration": round(1000 * live),
             "FrameReferenceTime": 1000 * self._reference_s(begin, end),
-            "ImageIndex": index.repetition * int(told.get("n_slices", "1")) + index.slice + 1,
+            "ImageIndex": (index.repetition + index.phase) * int(told.get("n_slices", "1")) + index.slice + 1,
             "DoseCalibrationFactor": self._pet.calibration_bq_per_cps,
         }
+        if _n_gates(image) > 1:
+            elements |= {"TriggerTime": float(told["trigger_ms"]), "FrameTime": float(told["slot_ms"])}
         if told.get("decay_corrected_to", "none") != "none":
             elements["DecayFactor"] = factor * (self._since_injection() if told["decay_corrected_to"] != "start" else 1)
         return elements
@@ -203,8 +219,8 @@ class PetModality:
         }
 
     def instance_number(self, position: Position, z: int, n_z: int) -> int:
-        """Return the number of the slice in its series, from 1; frames of 10000 slices follow each other."""
-        return position.repetition * 10000 + position.slice + z + 1
+        """Return the number of the slice in its series, from 1; frames and gates of 10000 slices follow each other."""
+        return (position.repetition + position.phase) * 10000 + position.slice + z + 1
 
     def check(self, position: Position) -> tuple[Verdict, ...]:
         """Return a FLAG where the start of the scan is not known."""
@@ -253,11 +269,32 @@ class PetModality:
         return float(2 ** ((self._start - tracer.injected).total_seconds() / tracer.half_life_s))
 
 
+def _n_gates(image: Image) -> int:
+    return int(image.attributes.get("n_gates", "1"))
+
+
+def _gated(n_gates: int, told: Mapping[str, str]) -> Elements:
+    """Return the kind of a series of gates (PS3.3 C.8.9.1 and C.8.9.3); every breath was taken."""
+    return {
+        "SeriesType": ("GATED", "IMAGE"),
+        "NumberOfRRIntervals": 1,
+        "NumberOfTimeSlots": n_gates,
+        "BeatRejectionFlag": "N",
+        **common.known({"TriggerSourceOrType": _SIGNALS.get(told.get("gated_by", ""))}),
+    }
+
+
+def _times(told: str, n: int) -> list[dict[str, str]]:
+    """Return begin and end of each of n slices, where the table was moved: they differ; else nothing."""
+    spans = [span.split(":") for span in told.split()]
+    return [{"frame_start_s": a, "frame_stop_s": b} for a, b in spans] if len(spans) == n else [{} for _ in range(n)]
+
+
 def _image_type(output: str) -> tuple[str, ...]:
     """Return ImageType; that of a preview is no other image's."""
     if output == _PREVIEW:
         return ("ORIGINAL", "PRIMARY", "PREVIEW")
-    return ("ORIGINAL" if output == CONVENTIONAL else "DERIVED", "PRIMARY")
+    return ("ORIGINAL" if output in _ORIGINAL else "DERIVED", "PRIMARY")
 
 
 def _orientation(position: str | None) -> Elements:

@@ -112,6 +112,8 @@ def _image(frame: list[Dataset]) -> Image:
             "Modality": str(first.Modality),
             "SeriesDescription": str(first.get("SeriesDescription", "")),
             "ImageComments": str(first.get("ImageComments", "")),
+            "Manufacturer": str(first.get("Manufacturer", "")),
+            "KVP": str(first.get("KVP") or ""),
         },
     )
 

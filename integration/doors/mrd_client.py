@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from acquisition.errors import InputError, SetupError
-from acquisition.items import NOT_IMAGING, Events, Image, Position, Projections, Readouts
+from acquisition.items import NOT_IMAGING, Events, Histogram, Image, Position, Projections, Readouts
 from acquisition.scan import Scan
 from acquisition.sources.mrd_header_write import write_header
 from acquisition.sources.mrd_raw import RawItem
@@ -141,7 +141,7 @@ class MrdClient:
             self._say(Header(scan.header or write_header(scan)))
             for item in _paced(items, scan, speed):
                 self._note(item)
-                if not isinstance(item, Projections | Events):
+                if not isinstance(item, Projections | Events | Histogram):
                     self._say(item)
             self._say(Close())
         except OSError as error:

@@ -18,8 +18,8 @@ from scipy import fft, ndimage
 
 from acquisition.errors import ConfigError, DataError
 from models.train.fields import spline_matrix
-from models.train.nifti import read_nifti
 from models.train.tissue import CHI_PPM, NUMBER, PARENCHYMA
+from models.train.upright import read_upright
 
 Bytes = NDArray[np.uint8]
 
@@ -255,7 +255,7 @@ def load_heads(part: str, *, data: Path, cache: Path) -> list[Head]:
 def _cached(name: str, data: Path, cache: Path) -> Head:
     files = cache / f"head_{name}_tissue.npy", cache / f"head_{name}_field.npy"
     if not all(file.exists() for file in files):
-        labels, _ = read_nifti(data / "images" / "head_labels" / f"training_seg_{name}.nii.gz")
+        labels, _ = read_upright(data / "images" / "head_labels" / f"training_seg_{name}.nii.gz")
         head = head_of(name, tissues_of(labels, seed=int(name)))
         arrays: tuple[NDArray, NDArray] = (head.tissue, head.field_ppm)
         for file, array in zip(files, arrays, strict=True):

@@ -18,7 +18,7 @@ from scipy import ndimage, sparse
 
 from acquisition.errors import ConfigError
 from models.train.fields import smooth_field
-from models.train.nifti import read_nifti
+from models.train.upright import read_upright
 from recon.pet.noise import halves_noise
 
 F32 = NDArray[np.float32]
@@ -59,8 +59,8 @@ def load_volumes(part: str, *, data: Path) -> list[tuple[F32, float]]:
         raise ConfigError("part of the PET volumes", expected=f"one of {', '.join(SPLIT)}", got=repr(part))
     out = []
     for name in SPLIT[part]:
-        voxels, spacing = read_nifti(data / "pet" / "ibsi" / name / "PET_image.nii.gz")
-        out.append((voxels.astype(np.float32), float(spacing[2])))
+        voxels, spacing = read_upright(data / "pet" / "ibsi" / name / "PET_image.nii.gz")
+        out.append((voxels, float(spacing[2])))
     return out
 
 

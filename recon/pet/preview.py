@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from acquisition.errors import ConfigError
-from acquisition.items import Events, Image, Item, Position, Provenance, TimeFrame
+from acquisition.items import Events, Histogram, Image, Item, Position, Provenance, TimeFrame
 from acquisition.pet_geometry import checked
 from acquisition.scan import Scan
 from acquisition.verdict import Level, Verdict
@@ -24,7 +24,7 @@ from recon.pet.gather import Gathered, equivalent_s
 from recon.pet.onepass import OnePass
 from recon.pet.psf import GaussianPsf
 from recon.pet.sensitivity import CACHE
-from recon.pet.volume import VoxelOptions, gantry_grid, in_patient, inside
+from recon.pet.volume import VoxelOptions, at_table, gantry_grid, in_patient, inside
 
 OUTPUT = "preview"
 _LINES = 400_000
@@ -71,7 +71,7 @@ class Preview(VoxelOptions):
         """
         pet = checked(scan.require_pet(), f"scan {scan.uid}")
         self._pet, self._grid = pet, gantry_grid(pet, self)
-        self._shown, self._data = in_patient(self._grid, scan), Gathered(pet, f"scan {scan.uid}")
+        self._scan, self._data = scan, Gathered(pet, f"scan {scan.uid}", scan.patient.position)
         self._next_s, self._n_made, self._first_s = self.every_s, 0, 0.0
         self._n_events = self._n_used = 0
         self._work_s = 0.0
@@ -83,7 +83,7 @@ class Preview(VoxelOptions):
 
     def feed(self, item: Item) -> Iterator[Item]:
         """Use events and pass everything on; after the block that completes a second, give a picture."""
-        changed = not isinstance(item, Events) and self._data.takes(item)
+        changed = not isinstance(item, Events | Histogram) and self._data.takes(item)
         yield item
         if changed:
             self._learn()
@@ -108,9 +108,14 @@ class Preview(VoxelOptions):
 
     def _use(self, item: Events) -> None:
         begun = time.monotonic()
+        moves = self._data.moves(item)
+        if moves:  # another part of the patient, so another picture
+            self._data, self._pass = self._data.moved(), OnePass(self._pet, self._grid, power=self.power)
         if not self._data.blocks:
             self._first_s = item.start_s
         self._data.takes(item)
+        if moves:
+            self._learn()
         del self._data.blocks[:-1]  # the latest is enough to see whether the next one fits
         length = item.stop_s - item.start_s
         stride = max(1, -(-len(item) // max(1, int(self.most_per_s * length))))
@@ -134,7 +139,7 @@ class Preview(VoxelOptions):
         notes = {"events": f"{self._n_used} of {self._n_events}", "work": f"{work_s:.2f} s"}
         return Image(
             data=data,
-            grid=self._shown,
+            grid=in_patient(at_table(self._grid, self._data.shift_mm), self._scan),
             unit="a.u.",
             output=OUTPUT,
             position=Position(repetition=self._n_made - 1),

@@ -3,7 +3,8 @@
 A photon pair that was scattered once at q counts on the line of detectors a and b. For points q on a coarse grid and a
 few detectors per ring the rays from q are followed through activity and attenuation; the Klein-Nishina formula, the
 energy window and both solid angles give the expected counts, time of flight included. Lines between the few detectors
-are interpolated. What is scattered twice, or comes from outside the image, is left to the scale fitted in the tails.
+are interpolated, by splines first: straight lines would cut the peak by 2 % and fill the tails. What is scattered
+twice, or comes from outside the image, is left to the scale fitted in the tails (`recon.pet.tails`).
 
 References
 ----------
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.interpolate import make_interp_spline
 from scipy.special import erf
 
 from acquisition.errors import ConfigError, DataError
@@ -30,6 +32,7 @@ from kernels.pet_scatter import between, rays, single_scatter
 Floats = NDArray[np.float64]
 _SIGMA = 1 / np.sqrt(8 * np.log(2))
 _FINE = 4  # bins of the sum per time-of-flight bin
+_FINER = (2, 3)  # steps per coarse ring and angle
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,27 +137,8 @@ def simulate(activity: Image, mu: Image, norm: Normalisation, *, options: Scatte
     energy = (*pet.energy_kev, pet.energy_resolution * 511 * _SIGMA)
     single_scatter((points, strength), (places, normals), (*along, options.step_mm), energy, fine, sums)
     table = (4 * pet.radius_mm**2 * sums @ _blur(pet).T).astype(np.float32)
-    return Scatter(norm=norm, table=table.reshape(options.rings, options.angles, options.rings, options.angles, -1))
-
-
-def tail_scale(
-    measured: Floats, simulated: Floats, tails: NDArray[np.bool_], *, limits: tuple[float, float] = (0.5, 2.0)
-) -> float:
-    """Return the scale at which simulated scatter explains the counts beside the object, kept within limits.
-
-    Parameters
-    ----------
-    measured
-        Prompts less randoms, any shape [counts].
-    simulated
-        Expected scatter, the same shape [counts].
-    tails
-        Where a line passes beside the object, so that nothing but scatter is expected.
-    limits
-        Least and greatest scale that is believed; 1 where there is nothing in the tails.
-    """
-    below = float(simulated[tails].sum())
-    return float(np.clip(measured[tails].sum() / below, *limits)) if below > 0 else 1.0
+    coarse = table.reshape(options.rings, options.angles, options.rings, options.angles, -1)
+    return Scatter(norm=norm, table=_finer(coarse))
 
 
 def _points(mu: Image, options: ScatterOptions) -> tuple[Floats, Floats]:
@@ -185,6 +169,24 @@ def _coarse(pet: PetHeader, options: ScatterOptions) -> tuple[Floats, Floats]:
     place[..., :2] *= pet.radius_mm
     normals = -place * [1, 1, 0] / pet.radius_mm
     return place.reshape(-1, 3), normals.reshape(-1, 3)
+
+
+def _finer(table: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return a table (ring, angle, ring, angle, bin) with more rings and angles, between which lines are straight.
+
+    Splines run through the square root: it is smoother, and nothing falls below 0.
+    """
+    rings, angles = table.shape[:2]
+    few, every = np.arange(rings), np.linspace(0, rings - 1, (rings - 1) * _FINER[0] + 1)
+    along = make_interp_spline(few, np.eye(rings), k=min(3, rings - 1))(every)
+    turn, unit = np.arange(angles + 1), np.eye(angles)
+    around = make_interp_spline(turn, np.vstack([unit, unit[:1]]), k=3, bc_type="periodic")
+    weights = (along, around(np.arange(angles * _FINER[1]) / _FINER[1]))
+    root = np.sqrt(table)
+    for axis in range(4):
+        w = weights[axis % 2].astype(np.float32)
+        root = np.moveaxis(np.tensordot(w, root, (1, axis)), 0, axis)
+    return np.ascontiguousarray(np.square(root), np.float32)
 
 
 def _blur(pet: PetHeader) -> Floats:

@@ -22,6 +22,7 @@ from torch import Tensor
 from acquisition.errors import DataError
 from acquisition.geometry import Grid
 from acquisition.items import Image
+from acquisition.pet import PER_MM
 from acquisition.pet_geometry import detectors_mm
 from acquisition.pet_norm import Normalisation
 from acquisition.scan import PetHeader
@@ -31,7 +32,6 @@ MOST_LINES = 4_000_000
 _CHUNK = 1 << 20
 _KEPT = 4
 _GOLDEN = 0.6180339887498949
-_PER_MM = {"1/mm": 1.0, "1/cm": 0.1}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,9 +57,9 @@ def attenuation_of(image: Image) -> Attenuation:
     DataError
         Its unit is neither 1/mm nor 1/cm, or a value is no number of 0 or more.
     """
-    if image.unit not in _PER_MM:
+    if image.unit not in PER_MM:
         raise DataError(f"attenuation image {image.output}", expected="unit 1/mm or 1/cm", got=image.unit)
-    mu = np.asarray(image.data, np.float32).reshape(image.grid.shape) * np.float32(_PER_MM[image.unit])
+    mu = np.asarray(image.data, np.float32).reshape(image.grid.shape) * np.float32(PER_MM[image.unit])
     if not np.isfinite(mu).all() or mu.min(initial=0.0) < 0:
         raise DataError(f"attenuation image {image.output}", expected="numbers of 0 or more", got="others")
     return Attenuation(np.ascontiguousarray(mu), image.grid)
@@ -185,8 +185,8 @@ def _reach(grid: Grid) -> float:
 
 
 def _key(model: LineModel, grid: Grid, most_lines: int) -> str:
-    parts = [repr((model.pet, grid, most_lines, model.normalisation.fov_mm)).encode()]
-    parts += [detectors_mm(model.pet).tobytes(), model.normalisation.crystals.tobytes()]
+    parts = [repr((model.pet, grid, most_lines)).encode()]
+    parts += [detectors_mm(model.pet).tobytes(), model.normalisation.key()]
     if model.attenuation is not None:
         parts += [repr(model.attenuation.grid).encode(), model.attenuation.mu_per_mm.tobytes()]
     return hashlib.sha256(b"|".join(parts)).hexdigest()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from acquisition.ct_geometry import patient_axes
-from acquisition.errors import ConfigError
+from acquisition.errors import ConfigError, DataError
 from acquisition.geometry import Grid
 from acquisition.scan import PetHeader, Scan
 
@@ -57,6 +57,32 @@ def in_patient(grid: Grid, scan: Scan) -> Grid:
     axes = patient_axes(scan.patient.position)
     x, y, z = (np.asarray(grid.origin_mm) @ np.array(axes)).tolist()
     return replace(grid, origin_mm=(x, y, z), x_dir=axes[0], y_dir=axes[1], z_dir=axes[2])
+
+
+def at_table(grid: Grid, shift_mm: float) -> Grid:
+    """Return a grid of the gantry as it lies in the patient whom the table has carried `shift_mm` along the rings."""
+    x, y, z = grid.origin_mm
+    return replace(grid, origin_mm=(x, y, z - shift_mm))
+
+
+def in_gantry(grid: Grid, position: str | None) -> Grid:
+    """Return a grid that lies in the patient along the axes of the gantry as it lies in the gantry.
+
+    Raises
+    ------
+    DataError
+        It lies along other axes.
+    """
+    axes = np.array(patient_axes(position))
+    if not np.allclose((grid.x_dir, grid.y_dir, grid.z_dir), axes, atol=1e-6):
+        raise DataError(
+            "PET grid",
+            expected=f"axes of the gantry, for a patient who lies {position or 'HFS'}",
+            got=f"{grid.x_dir}, {grid.y_dir}, {grid.z_dir}",
+            action="bring the map to these axes first, as pet.attenuation does",
+        )
+    x, y, z = (axes @ np.asarray(grid.origin_mm)).tolist()
+    return replace(grid, origin_mm=(x, y, z), x_dir=_AXES[0], y_dir=_AXES[1], z_dir=_AXES[2])
 
 
 def inside(grid: Grid) -> Tensor:

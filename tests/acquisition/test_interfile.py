@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from acquisition.errors import FileFormatError, HeaderError
+from acquisition.errors import DataError, FileFormatError, HeaderError
+from acquisition.items import Histogram
+from acquisition.pet_sinogram import crystal_pairs
 from acquisition.sources import open_raw
 from acquisition.sources.interfile import read_image
 from acquisition.sources.interfile_header import read_header
@@ -108,6 +111,17 @@ def test_a_patient_of_unknown_position_is_flagged(tmp_path: Path) -> None:
         read_image(image_file(tmp_path, IMAGE.replace("head_in", "upside_down")))
 
 
+def test_the_spelling_of_siemens_is_read(tmp_path: Path) -> None:
+    header = IMAGE.replace("scaling factor", "scale factor").replace("imagedata byte", "image data byte")
+    for position, orientation, rotation in (("HFS", "head_in", "supine"), ("FFP", "feet_in", "prone")):
+        theirs = header.replace("patient orientation := head_in", f"%patient orientation:={position}")
+        theirs = theirs.replace("patient rotation := supine\n", "")
+        ours = IMAGE.replace("head_in", orientation).replace("supine", rotation)
+        one, other = read_image(image_file(tmp_path, theirs)), read_image(image_file(tmp_path, ours))
+        assert one.grid == other.grid and not one.verdicts
+        np.testing.assert_array_equal(one.data, other.data)
+
+
 def test_offsets_and_numbers_are_used(tmp_path: Path) -> None:
     header = IMAGE.replace("number of time", "first pixel offset (mm) [1] := 10\nfirst pixel offset (mm) [3] := 20\n"
                            "image scaling factor[1] := 0.5\nnumber of time")  # fmt: skip
@@ -154,11 +168,59 @@ def test_keys_are_read_as_people_write_them(tmp_path: Path) -> None:
         header.numbers("b key")
 
 
-def test_raw_data_are_list_mode_only(tmp_path: Path) -> None:
+def test_raw_data_are_counts(tmp_path: Path) -> None:
     with pytest.raises(FileFormatError, match=r"expected the header of PET list-mode .*, got an image"):
         open_raw(image_file(tmp_path))
-    with pytest.raises(FileFormatError, match=r"got a sinogram \(emission\)"):
-        open_raw(sinogram_file(tmp_path))
+    with pytest.raises(FileFormatError, match="got emission corrected data"):
+        open_raw(sinogram_file(tmp_path, SINOGRAM.replace(":= Emission", ":= Emission corrected data")))
+    raw = open_raw(sinogram_file(tmp_path))
+    (block,) = raw.items()
+    assert isinstance(block, Histogram) and raw.scan.pet.n_rings == 4 and raw.scan.patient.position is None
+    assert block.counts.sum() == pytest.approx(np.arange(300).sum()) and block.tof is None
+    place: dict[tuple[int, int], float] = defaultdict(float)
+    for (a, b), count in zip(block.prompts.tolist(), block.counts.tolist(), strict=True):
+        place[a, b] += count
+    assert len(place) == 299 and block.counts.max() < 10 and len(block) == sum(min(c, 32) for c in range(300))
+    # segment +1 of the file: first minus second ring, axial positions towards the head; view 0, middle bin
+    stored = np.arange(300).reshape(-1, 5)[-18:].reshape(6, 3, 5)
+    assert place[12, 6] == pytest.approx(stored[0, 2, 2]) and place[36, 30] == pytest.approx(stored[0, 0, 2])
+
+
+def test_summed_rings_and_views_share_their_counts(tmp_path: Path) -> None:
+    header = SINOGRAM.replace(
+        "{ -1, 0, 1}\nmaximum ring difference per segment := { -1, 0, 1}",
+        "{ -1}\nmaximum ring difference per segment := { 1}",
+    )
+    header = (
+        header.replace("size [4] := 3", "size [4] := 1")
+        .replace("{ 3, 4, 3}", "{ 7}")
+        .replace("size [3] := 6", "size [3] := 3")
+    )
+    path = sinogram_file(
+        tmp_path, header + "image duration (sec) [1] := 30\nimage relative start time (sec) [1] := 5\n"
+    )
+    data = np.zeros((3, 7, 5), "<f4")
+    data[1, 5, 3] = 8.0  # stored out of the tunnel: axial position 1 of ours, rings 0 and 1 either way round
+    data.tofile(tmp_path / "sino.s")
+    (block,) = open_raw(path).items()
+    assert (block.start_s, block.stop_s) == (5.0, 35.0)
+    np.testing.assert_array_equal(block.counts, 1.0)
+    lines = sorted(map(tuple, block.prompts[::2].tolist()))
+    np.testing.assert_array_equal(block.prompts[::2], block.prompts[1::2])
+    crystals = crystal_pairs(12, 6, 5)[2:4, 3]
+    assert lines == sorted((r * 12 + int(a), (1 - r) * 12 + int(b)) for r in (0, 1) for a, b in crystals)
+
+
+def test_what_is_no_count_is_refused(tmp_path: Path) -> None:
+    path = sinogram_file(tmp_path)
+    values = np.arange(300, dtype="<f4")
+    values[7] = -1
+    values.tofile(tmp_path / "sino.s")
+    with pytest.raises(DataError, match="sinogram segment 0, axial position 1: expected counts of 0 or more"):
+        list(open_raw(path).items())
+    late = sinogram_file(tmp_path, SINOGRAM + "image duration (sec) [1] := 0\n")
+    with pytest.raises(HeaderError, match="expected more than 0, got 0"):
+        list(open_raw(late).items())
 
 
 def test_a_sinogram_is_read_per_segment_towards_the_head(tmp_path: Path) -> None:

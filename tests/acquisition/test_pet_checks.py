@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from acquisition.errors import ConfigError, HeaderError
-from acquisition.items import Events
+from acquisition.items import Events, Movement
 from acquisition.pet_checks import CheckBlocks, CheckDose, CheckRate, Looking, nuclide
 from acquisition.pet_motion import CheckMotion, first_component, step
 from acquisition.scan import Scan
@@ -41,8 +41,11 @@ def _found(check: Looking, exam: PetExam, patient: PetObject | Callable[[float],
         assert first is events
         out += rest
     out += check.close()
-    assert all(isinstance(v, Verdict) for v in out)
-    return out  # type: ignore[return-value]
+    verdicts = [v for v in out if isinstance(v, Verdict)]
+    moved = [m for m in out if isinstance(m, Movement)]
+    assert len(verdicts) + len(moved) == len(out)
+    assert len(moved) == sum(v.check == "check.pet_motion" and v.level is Level.FLAG for v in verdicts)
+    return verdicts
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3, 4, 5])
@@ -53,6 +56,19 @@ def test_a_clean_scan_is_silent(seed: int) -> None:
         check.open(simulation.scan)
         verdicts = [v for e in blocks for v in check.feed(e) if isinstance(v, Verdict)] + list(check.close())
         assert [v.level for v in verdicts] == [Level.PASS], verdicts
+
+
+def test_a_table_that_moves_is_no_patient_who_does() -> None:
+    simulation = PetSimulation(replace(EXAM, duration_s=6.0, beds_mm=(0.0, -60.0), bed_pause_s=5.0), _weak_torso(2))
+    moved = list(simulation.events())
+    untold = [replace(e, bed_mm=0.0) for e in moved]
+    for check, n in ((CheckMotion(settle_s=2.0), 2), (CheckBlocks(), 2), (CheckRate(), 2), (CheckDose(), 1)):
+        check.open(simulation.scan)
+        verdicts = [v for e in moved for v in check.feed(e) if isinstance(v, Verdict)] + list(check.close())
+        assert [v.level for v in verdicts] == [Level.PASS] * n, verdicts
+        check.open(simulation.scan)
+        verdicts = [v for e in untold for v in check.feed(e) if isinstance(v, Verdict)] + list(check.close())
+        assert (verdicts[0].level is Level.FLAG) == isinstance(check, CheckMotion | CheckRate), verdicts
 
 
 @pytest.mark.parametrize("shift", [(8.0, 0.0, 0.0), (-8.0, 0.0, 0.0), (0.0, 7.0, 0.0)])

@@ -116,3 +116,20 @@ def test_randoms_from_delayeds_are_those_that_were_drawn() -> None:
         from_delayeds(pet, np.array([[0, 4000]], np.int32))
     with pytest.raises(DataError, match="3840 rates"):
         from_singles(pet, singles[:5], window_ns=4.5, duration_s=1.0)
+
+
+def test_lines_that_are_never_counted_take_no_randoms() -> None:
+    """A sinogram narrower than the rings: what was counted must not be shared out among lines beyond it."""
+    pet = replace(gantry(n_rings=4, n_crystals=120), fov_mm=200.0)
+    rng = np.random.default_rng(1)
+    pairs = np.sort(rng.integers(0, 480, (400_000, 2)), axis=1).astype(np.int32)
+    turn = np.pi * ((pairs[:, 0] - pairs[:, 1]) % 120) / 120
+    counted = pairs[(340 * np.abs(np.cos(turn)) <= 200) & (pairs[:, 0] % 120 != pairs[:, 1] % 120)]
+    lines = np.stack(np.triu_indices(480, 1), axis=-1).astype(np.int32)
+    lines = lines[uniform(pet).efficiency(lines) > 0]
+    assert from_delayeds(pet, counted).counts(lines).sum() == pytest.approx(len(counted), rel=0.002)
+    wide = from_delayeds(replace(pet, fov_mm=None), counted)
+    assert wide.counts(lines).sum() < 0.6 * len(counted)
+    singles = np.full(480, 1e4)
+    rate = from_singles(pet, singles, window_ns=4.0, duration_s=1.0)
+    assert rate.total == pytest.approx(rate.counts(lines).sum(), rel=1e-6)

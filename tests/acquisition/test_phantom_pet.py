@@ -13,7 +13,7 @@ from acquisition.items import Events, Waveform
 from acquisition.pet_geometry import detectors_mm
 from acquisition.pet_norm import blocks
 from acquisition.sources.phantom.pet import RANDOM, SCATTERED, TRUE, PetSimulation
-from acquisition.sources.phantom.pet_exam import PetExam, gantry
+from acquisition.sources.phantom.pet_exam import F18, PetExam, gantry
 from acquisition.sources.phantom.pet_faults import PetFaults, PetMotion, drift, jump
 from acquisition.sources.phantom.pet_objects import PetObject, brain, breathing_torso, cylinder, nema_body, point, torso
 
@@ -216,3 +216,29 @@ def test_what_cannot_be_measured_is_refused() -> None:
     with pytest.raises(ConfigError, match="parts from 0 to 1"):
         PetFaults(dropouts=((0.0, 1.0, 2.0),))
     assert isinstance(PetSimulation(PetExam(duration_s=0.5), point()).block(0)[0], Events)
+
+
+def test_the_table_carries_the_patient_from_position_to_position() -> None:
+    exam = PetExam(
+        pet=gantry(tracer=replace(F18, half_life_s=8.0)),
+        duration_s=1.0,
+        block_s=0.5,
+        beds_mm=(0.0, -40.0, -80.0),
+        bed_pause_s=3.0,
+        **QUIET,
+    )
+    simulation = PetSimulation(exam, point((0.0, 0.0, 40.0), bq=3e5))
+    found = list(simulation.events())
+    assert [(e.start_s, e.stop_s, e.bed_mm) for e in found[1:5]] == [
+        (0.5, 1.0, 0.0),
+        (4.0, 4.5, -40.0),
+        (4.5, 5.0, -40.0),
+        (8.0, 8.5, -80.0),
+    ]
+    assert simulation.scan.require_pet().beds_mm == exam.beds_mm
+    ring = [float((e.prompts // 240).mean() - 7.5) * 8.0 for e in found]
+    np.testing.assert_allclose(ring, np.repeat([40.0, 0.0, -40.0], 2), atol=1.5)
+    counts = np.array([len(e) for e in found])
+    assert counts[4] / counts[0] == pytest.approx(0.5, rel=0.05)  # as far from the middle, one half-life later
+    with pytest.raises(ConfigError, match="a position of the table"):
+        PetExam(beds_mm=())

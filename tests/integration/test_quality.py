@@ -142,8 +142,8 @@ def test_people_get_a_table_and_a_picture(water: str, tmp_path: Path, capsys: py
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["absent"], WRONG, "expected a folder or file with DICOM CT images, got absent: not there"),
-        (["EMPTY"], FAILED, "expected the images of one CT series in HU, got 0 files"),
+        (["absent"], WRONG, "expected a folder or file with DICOM CT or PET images, got absent: not there"),
+        (["EMPTY"], FAILED, "expected the images of one CT series in HU, or of one PET series, got 0 files"),
         (["TEXT"], FAILED, "expected a DICOM file"),
         (["MR"], FAILED, "none of them CT"),
         (["TWO"], FAILED, "name a folder with one series"),
@@ -151,7 +151,7 @@ def test_people_get_a_table_and_a_picture(water: str, tmp_path: Path, capsys: py
         (["WATER", "--slices", "a:b"], WRONG, "'a:b' is not FIRST:LAST"),
         (["WATER", "--uniform", "1,2"], WRONG, "is not 3 numbers with commas"),
         (["WATER", "--uniform", "1,2,nan"], WRONG, "is not 3 numbers with commas"),
-        (["WATER", "--uniform", "0,0,-4"], WRONG, "no radius above 0 mm"),
+        (["WATER", "--uniform", "0,0,-4"], WRONG, "no number above 0"),
         (["WATER", "--uniform", "0,0,4"], FAILED, "expected a disc that holds squares of 12 mm"),
         (["WATER", "--uniform", "70,0,40"], FAILED, "region: expected"),
         (["WATER", "--edge", "0,0,20"], FAILED, "MTF of a disc"),

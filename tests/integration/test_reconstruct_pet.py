@@ -11,13 +11,22 @@ from acquisition.sources import open_raw
 from integration import router
 from integration.cli import FAILED, OK, WRONG, run
 from integration.protocol import Library
-from tests.acquisition.test_interfile import sinogram_file
+from tests.acquisition.test_interfile import image_file, sinogram_file
 from tests.acquisition.test_mmr import HEADER, event, tag, written
 
 
-def test_a_sinogram_is_no_raw_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["reconstruct", str(sinogram_file(tmp_path)), "--json"]) == FAILED
+def test_an_image_is_no_raw_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["reconstruct", str(image_file(tmp_path)), "--json"]) == FAILED
     assert "expected the header of PET list-mode" in capsys.readouterr().err
+
+
+def test_a_sinogram_becomes_dicom(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = ["--set", "pet.osem.voxel_mm=20", "--set", "pet.osem.slice_mm=5", "--json"]
+    assert (
+        run(["reconstruct", str(sinogram_file(tmp_path)), "-p", "pet_osem", "-o", str(tmp_path / "out"), *told]) == OK
+    )
+    assert len(list((tmp_path / "out").rglob("*.dcm"))) == 3
+    assert json.loads(capsys.readouterr().out)["prompts"] == 44850
 
 
 def test_a_protocol_of_another_modality_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from acquisition.items import Kind
+from recon.pet.likelihood import ListMode
 from recon.pet.osem import Osem
-from tests.recon.test_pet_osem import VOXELS, corrected, disc, events, middle
+from recon.pet.psf import GaussianPsf
+from recon.pet.volume import VoxelOptions, gantry_grid
+from tests.recon.test_pet_osem import PET, VOXELS, corrected, disc, events, middle
 
 STEP = {**VOXELS, "n_iterations": 3, "n_subsets": 4, "filter_mm": 8.0}
 
@@ -29,3 +33,17 @@ def test_four_times_the_counts_have_half_of_the_noise() -> None:
     inner = disc(few[0].grid, 35.0)
     ratio = np.median(few[1].data[inner]) / np.median(many[1].data[inner])
     assert ratio == pytest.approx(2, rel=0.25)
+
+
+@pytest.mark.parametrize("counts", [None, np.arange(200, dtype=np.float32) % 7], ids=["events", "bins"])
+def test_both_halves_are_the_whole(counts: np.ndarray | None) -> None:
+    pairs = np.stack([np.arange(200), np.arange(200) + 300], axis=1).astype(np.int32)
+    grid = gantry_grid(PET, VoxelOptions(voxel_mm=8.0, fov_mm=80.0))
+    data = ListMode(PET, grid, pairs, None, None, GaussianPsf(grid, 0.0), torch.ones(grid.shape), counts)
+    one, other = data.half(0), data.half(1)
+    assert one.total + other.total == data.total
+    assert abs(one.total - other.total) < 4 * np.sqrt(data.total)
+    assert float(one.sensitivity.max()) == 0.5
+    if counts is not None:
+        np.testing.assert_array_equal(one.counts + other.counts, counts)  # type: ignore[operator]
+        assert (one.counts != other.counts).any()

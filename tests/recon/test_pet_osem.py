@@ -238,7 +238,6 @@ def test_what_cannot_be_is_refused() -> None:
     for broken, message in [
         (block, "expected blocks after 10 s, got one at 0 s"),
         (replace(block, start_s=10.0, tof=None), "expected a time-of-flight bin for each event"),
-        (replace(block, start_s=10.0, bed_mm=50.0), "expected the table at 0 mm, got 50 mm"),
         (replace(block, start_s=10.0, prompts=block.prompts + np.int32(999)), "expected detectors 0 to 431"),
     ]:
         with pytest.raises(DataError, match=message):

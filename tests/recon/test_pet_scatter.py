@@ -11,7 +11,7 @@ from acquisition.items import Image
 from acquisition.sources.phantom.pet import SCATTERED, PetSimulation
 from acquisition.sources.phantom.pet_exam import PetExam, gantry
 from acquisition.sources.phantom.pet_objects import cylinder
-from recon.pet.scatter import Scatter, ScatterOptions, simulate, tail_scale
+from recon.pet.scatter import Scatter, ScatterOptions, simulate
 
 GRID = Grid.from_centre((0, 0, 0), shape=(16, 60, 60), spacing_mm=(8, 6, 6), directions=np.eye(3))
 
@@ -61,7 +61,7 @@ def test_counts_and_shape_are_those_drawn(simulation, drawn, scatter) -> None:
     for of, bins in ((_away, edges), (lambda p: np.abs(p[:, 0] // 240 - p[:, 1] // 240), np.arange(0, 16, 3))):
         found = np.histogram(of(pairs), bins, weights=expected)[0]
         truth = np.histogram(of(drawn[0]), bins)[0]
-        np.testing.assert_allclose(found, truth, rtol=0.08)
+        np.testing.assert_allclose(found, truth, rtol=0.06)
 
 
 def test_time_of_flight_bins_are_those_drawn_and_add_up(simulation, drawn, scatter) -> None:
@@ -85,16 +85,12 @@ def test_sides_are_told_apart(simulation, drawn, scatter) -> None:
     assert left > 1.3 * right
 
 
-def test_it_is_proportional_and_scaled_within_limits(simulation, scatter) -> None:
+def test_it_is_proportional(simulation, scatter) -> None:
     activity, mu = _volumes(simulation)
     twice = simulate(Image(data=2 * activity.data, grid=GRID), mu, simulation.normalisation)
-    np.testing.assert_allclose(twice.table, 2 * scatter.table, rtol=1e-4)
+    np.testing.assert_allclose(twice.table, 2 * scatter.table, rtol=1e-4, atol=1e-6 * scatter.table.max())
     pairs, _ = _lines(1000)
     np.testing.assert_allclose(scatter.scaled(1.3).integrals(pairs), 1.3 * scatter.integrals(pairs), rtol=1e-5)
-    shape, tails = np.array([4.0, 2.0, 1.0]), np.array([False, True, True])
-    assert tail_scale(1.2 * shape + [50, 0, 0], shape, tails) == pytest.approx(1.2)
-    assert tail_scale(9 * shape, shape, tails) == 2.0 and tail_scale(-shape, shape, tails) == 0.5
-    assert tail_scale(shape, shape, np.zeros(3, bool)) == 1.0
 
 
 def test_without_time_of_flight_the_sum_remains(simulation, scatter) -> None:

@@ -92,7 +92,13 @@ class PetSimulation:
             patient=Patient(id="PHANTOM", name="Phantom^PET", position="HFS", weight_kg=75.0, height_m=1.75, sex="M"),
             equipment=Equipment(vendor="Isocenter", model="Virtual PET scanner"),
             started=started,
-            pet=replace(exam.pet, calibration_bq_per_cps=calibration, tracer=tracer),
+            pet=replace(
+                exam.pet,
+                calibration_bq_per_cps=calibration,
+                tracer=tracer,
+                dead_time_s=exam.dead_time_s,
+                beds_mm=exam.beds_mm,
+            ),
         )
 
     @cached_property
@@ -104,7 +110,24 @@ class PetSimulation:
     @property
     def n_blocks(self) -> int:
         """Blocks of the scan."""
+        return self._per_bed * len(self.exam.beds_mm)
+
+    @property
+    def _per_bed(self) -> int:
         return int(np.ceil(self.exam.duration_s / self.exam.block_s - 1e-9))
+
+    def _when(self, number: int) -> tuple[float, float, float]:
+        """Return begin and end [s] of a block, and where the table is [mm]."""
+        exam = self.exam
+        bed, number = divmod(number, self._per_bed)
+        since = bed * (exam.duration_s + exam.bed_pause_s)
+        stop = min((number + 1) * exam.block_s, exam.duration_s)
+        return since + number * exam.block_s, since + stop, exam.beds_mm[bed]
+
+    def _bed_mm(self, time_s: float) -> float:
+        """Return where the table is at a time [s]; during a pause where it was [mm]."""
+        bed = int(time_s / (self.exam.duration_s + self.exam.bed_pause_s))
+        return self.exam.beds_mm[min(max(bed, 0), len(self.exam.beds_mm) - 1)]
 
     def object_at(self, time_s: float) -> PetObject:
         """Return the object as it lies at a time [s]; its activity is that of the start of the scan."""
@@ -153,7 +176,7 @@ class PetSimulation:
     def block(self, number: int) -> tuple[Events, NDArray[np.uint8]]:
         """Return block `number`, counted from 0, and the kind of its prompts."""
         exam = self.exam
-        start, stop = number * exam.block_s, min((number + 1) * exam.block_s, exam.duration_s)
+        start, stop, bed_mm = self._when(number)
         rng = np.random.default_rng([exam.seed, number])
         middle = (start + stop) / 2
         state = self._state(*self._key(middle))
@@ -181,6 +204,7 @@ class PetSimulation:
             tof=tof,
             delayed_tof=late_tof,
             singles=rng.poisson(expected).astype(np.uint32),
+            bed_mm=bed_mm,
         )
         return events, kind
 
@@ -237,8 +261,8 @@ class PetSimulation:
 
     def _key(self, time_s: float) -> tuple[int, Vector, float]:
         motion = self.exam.faults.motion
-        shift, turn = motion.pose(time_s) if motion else ((0.0, 0.0, 0.0), 0.0)
-        return round(float(self.breath(time_s)) * _LEVELS), shift, turn
+        (x, y, z), turn = motion.pose(time_s) if motion else ((0.0, 0.0, 0.0), 0.0)
+        return round(float(self.breath(time_s)) * _LEVELS), (x, y, z + self._bed_mm(time_s)), turn
 
     def _prepared(self, level: int, shift_mm: Vector, turn_deg: float) -> _State:
         """Return the object at a depth of breath and in a pose."""

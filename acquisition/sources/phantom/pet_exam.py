@@ -61,7 +61,7 @@ class PetExam:
     pet: PetHeader = field(default_factory=gantry)
     """The scanner and the tracer."""
     duration_s: float = 10.0
-    """Length of the scan [s]."""
+    """Length of the scan, at each position of the table [s]."""
     block_s: float = 0.5
     """Length of a block of events [s]."""
     scatter: Literal["none", "single"] = "single"
@@ -80,6 +80,10 @@ class PetExam:
     """Distance from the axis beyond which lines are not counted [mm]."""
     patient_mm: Vector = (0.0, 0.0, 0.0)
     """Where the object's origin lies, LPS [mm]."""
+    beds_mm: tuple[float, ...] = (0.0,)
+    """Positions of the table, one after the other: how far it has carried the patient along +z [mm]."""
+    bed_pause_s: float = 0.0
+    """Time that the table takes from one position to the next, in which nothing is counted [s]."""
     breath_s: float = 0.0
     """Period of the breath, for objects that breathe [s]; 0: held at the end of expiration."""
     uptake_s: float = 3600.0
@@ -93,10 +97,12 @@ class PetExam:
 
     def __post_init__(self) -> None:
         positive = min(self.duration_s, self.block_s, self.window_ns, self.fov_mm) > 0
-        if not positive or not 0 < self.efficiency <= 1 or min(self.spread, self.dead_time_s, self.breath_s) < 0:
+        least = min(self.spread, self.dead_time_s, self.breath_s, self.bed_pause_s)
+        if not positive or not 0 < self.efficiency <= 1 or least < 0 or not self.beds_mm:
             raise ConfigError(
                 "PET exam",
-                expected="times and sizes above 0, an efficiency of up to 1, spread, dead time and breath of 0 or more",
+                expected="times and sizes above 0, an efficiency of up to 1, a position of the table, "
+                "spread, dead time, pause and breath of 0 or more",
                 got=f"{self.duration_s} s in {self.block_s} s, window {self.window_ns} ns, {self.fov_mm} mm, "
                 f"efficiency {self.efficiency} +- {self.spread}, dead time {self.dead_time_s} s, {self.breath_s} s",
             )

@@ -87,9 +87,9 @@ def test_an_unknown_part_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.data
 def test_a_real_head(data_dir: Path) -> None:
-    from models.train.nifti import read_nifti
+    from models.train.upright import read_upright
 
-    labels, spacing = read_nifti(data_dir / "images" / "head_labels" / "training_seg_15.nii.gz")
+    labels, spacing = read_upright(data_dir / "images" / "head_labels" / "training_seg_15.nii.gz")
     assert spacing == (1.0, 1.0, 1.0)
     tissue = tissues_of(labels[60:230:2, ::2, ::2], seed=15)
     present = {NAMES[n] for n in np.unique(tissue)}

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from models.train.encode import cropped_kspace, image_of
 from models.train.labels import head_of, tissues_of
 from models.train.mr import MrSpec, random_slice
-from models.train.nifti import read_nifti
 from models.train.scene import magnetisation
 from models.train.tissue import tissues
+from models.train.upright import read_upright
 
 FREQUENCIES = (0.10, 0.15, 0.20, 0.25, 0.30, 0.35, 0.40)
 
@@ -35,8 +35,8 @@ def power(images: list[NDArray]) -> NDArray[np.float64]:
 @pytest.mark.data
 def test_detail_is_that_of_a_real_head(data_dir: Path) -> None:
     folder = data_dir / "images"
-    real, _ = read_nifti(folder / "head_T1_memprage_sag.nii.gz")
-    labels, _ = read_nifti(folder / "head_labels" / "training_seg_15.nii.gz")
+    real, _ = read_upright(folder / "head_T1_memprage_sag.nii.gz")
+    labels, _ = read_upright(folder / "head_labels" / "training_seg_15.nii.gz")
     head = head_of("15", tissues_of(labels, seed=15))
     spec = MrSpec(fov_mm=(219.0, 221.0), thickness_mm=(1.0, 1.2), protocols=("t1_mprage",))
     made = []
