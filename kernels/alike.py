@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from kernels.compile import compiled
 
 F32 = NDArray[np.float32]
+_NOTHING = 14.0  # exp(-14) is lost in single precision
 Box = tuple[int, int, int, int]
 
 
@@ -55,7 +56,10 @@ def add_alike(
             plane[y0:y1, x0:x1] += boxes[min(max(z + k, 0), n_z - dz - 1), y0:y1, x0:x1]
         for y in range(y0, y1):
             for x in range(x0, x1):
-                w = np.exp(-max(plane[y, x] / size - floor, 0) / more)
+                excess = max(plane[y, x] / size - floor, np.float32(0)) / more
+                if excess > _NOTHING:
+                    continue
+                w = np.exp(-excess)
                 total[z, y, x] += w * values[z + dz, y + dy, x + dx]
                 weights[z, y, x] += w
                 most[z, y, x] = max(most[z, y, x], w)

@@ -59,7 +59,7 @@ class CtDenoise(Simulated):
                 "kinds": ["magnitude", "real"],
                 "noise": "noise",
                 "matrix": [512, 512],
-                "ranges": {"noise": [2.0, 400.0], "voxel_mm": [0.55, 1.65], "slice_mm": [0.5, 5.0]},
+                "ranges": {"noise": [1.0, 400.0], "voxel_mm": [0.55, 1.65], "slice_mm": [0.5, 5.0]},
             },
             "network": {"name": "unet", "parameters": {"width": 32, "levels": 3}, "precision": "bf16"},
             "members": 2,

@@ -41,7 +41,7 @@ class MrDenoise(Simulated):
                 "kinds": ["complex"],
                 "noise": "gfactor",
                 "matrix": [192, 192],
-                "ranges": {"snr": [3.0, 250.0], "voxel_mm": [0.8, 1.6], "slice_mm": [0.8, 6.0]},
+                "ranges": {"snr": [3.0, 400.0], "voxel_mm": [0.8, 1.6], "slice_mm": [0.8, 6.0]},
             },
             "network": {
                 "name": "unet",
