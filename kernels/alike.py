@@ -32,23 +32,20 @@ def add_alike(
     offset
         Steps (z, y, x) to the other voxel; z from 0.
     shape
-        Half of the patch's side; the mean square difference that noise alone makes; how much more takes the weight
-        to 1/e: it is ``exp(-max(d - noise, 0) / more)``.
+        Half of the patch's side, noise, more: the weight is ``exp(-max(d - noise, 0) / more)``, d mean square.
     room
         Scratch (y, x) and (z, y, x).
     sums
         Weighed values, weights, largest weight, all (z, y, x).
     """
     dz, dy, dx = offset
-    half, floor, more = shape
-    plane, boxes = room
+    (half, floor, more), (plane, boxes) = shape, room
     total, weights, most = sums
     n_z, n_y, n_x = values.shape
-    box = (max(0, -dy), min(n_y, n_y - dy), max(0, -dx), min(n_x, n_x - dx))
-    y0, y1, x0, x1 = box
-    deep = min(half, n_z - 1)
+    y0, y1, x0, x1 = box = (max(0, -dy), min(n_y, n_y - dy), max(0, -dx), min(n_x, n_x - dx))
     for z in range(n_z - dz):
         _box_sums(scaled[z], scaled[z + dz], offset, box, half, (plane, boxes[z]))
+    deep = min(half, n_z - 1)
     size = np.float32((2 * half + 1) ** 2 * (2 * deep + 1))
     for z in range(n_z - dz):
         plane[y0:y1, x0:x1] = 0
