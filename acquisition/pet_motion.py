@@ -1,8 +1,9 @@
 """Has the patient moved while counts were taken? Seen in the events themselves, without an image.
 
-Two signals per window of time: the centre of all events [mm], each placed on its line where its time of flight says
-(its middle without), randoms taken out with the delayeds; and the first principal component of coarse sinograms, which
-also sees what leaves the centre where it was. A step in one of them, against the scatter within, is a motion.
+Three signals per window of time: the centre of all events [mm], each placed on its line where its time of flight says
+(its middle without), randoms taken out with the delayeds; the first principal component of coarse sinograms, which
+also sees what leaves the centre where it was; and the profile along the axis (`pet_axial`), which tells how far a body
+longer than the scanner slid. A step in one of them, against the scatter within, is a motion.
 
 References
 ----------
@@ -14,13 +15,14 @@ for PET/CT using PCA", IEEE NSS/MIC (2011), DOI 10.1109/NSSMIC.2011.6153796.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from acquisition.errors import ConfigError
 from acquisition.items import Events, Item, Movement
+from acquisition.pet_axial import AxialProfile
 from acquisition.pet_checks import Looking
 from acquisition.pet_geometry import coarse_sinogram, detectors_mm, places_mm
 from acquisition.verdict import Level, Verdict
@@ -29,6 +31,10 @@ Floats = NDArray[np.float64]
 
 _COARSE = (8, 12, 3)  # angles, distances, axial parts of a coarse sinogram
 _ROOM = 2
+_SURE = 25.0  # chi-square by which a shift along the axis must explain the profiles better, where motion is certain
+_CERTAIN, _FAR_MM = 40.0, 4.0  # the same, and the least way, where only the profiles tell of it: breath gives 17
+_LEAST_NOISE = 1e-12  # of a component: what identical blocks leave is rounding
+_LOOK_BACK = 4  # times the least time on each side of a step
 _KEEP = 600  # windows that are looked at together
 
 
@@ -68,6 +74,8 @@ class CheckMotion(Looking):
     def _begin(self) -> None:
         pet = self._pet
         self._place = detectors_mm(pet).astype(float)
+        self._axis = AxialProfile(pet, self._place)
+        self._profiles: list[Floats] = []
         self._centres: list[Floats] = []
         self._errors: list[Floats] = []
         self._sinograms: list[Floats] = []
@@ -78,7 +86,7 @@ class CheckMotion(Looking):
     def _reset(self, start_s: float) -> None:
         self._start_s = start_s
         self._sum, self._square, self._number, self._noise = np.zeros(3), np.zeros(3), 0.0, 0.0
-        self._sinogram = np.zeros(_COARSE)
+        self._sinogram, self._profile = np.zeros(_COARSE), np.zeros(self._axis.shape)
 
     def _look(self, item: Events) -> Iterator[Item]:
         if not self._noise:
@@ -98,6 +106,8 @@ class CheckMotion(Looking):
         self._square += (where**2).sum(axis=0)
         self._number += sign * len(pairs)
         self._noise += len(pairs)
+        planes_mm = self._place[pairs, 2].mean(axis=1)
+        self._profile += sign * self._axis.counts(where, planes_mm)
         width, length = 0.6 * self._pet.radius_mm, max(float(np.ptp(self._place[:, 2])), 1e-9)
         self._sinogram += sign * coarse_sinogram(self._place, pairs, _COARSE, width_mm=width, length_mm=length)
 
@@ -109,9 +119,10 @@ class CheckMotion(Looking):
             self._centres.append(centre)
             self._errors.append(np.maximum(spread, 1.0) * self._noise / self._number**2)
             self._sinograms.append(np.maximum(self._sinogram, 0).ravel() / self._number)
+            self._profiles.append(np.maximum(self._profile, 0))
             self._times.append(self._start_s)
         self._reset(stop_s)
-        for kept in (self._centres, self._errors, self._sinograms, self._times):
+        for kept in self._kept():
             del kept[: max(0, len(kept) - _KEEP)]
 
     def _judged(self, room: int) -> Iterator[Item]:
@@ -130,20 +141,49 @@ class CheckMotion(Looking):
             series = first_component(np.array(self._sinograms))
             turned = step(series, np.full(series.shape, _noise(series)), margin)
             if turned.strength < 2 * self.strength or turned.size[0] ** 2 < 16 * _noise(series):
-                return
-            by, found = "coarse sinograms", turned
+                slid = self._likeliest_slide(margin, room)
+                if slid is None:
+                    return
+                by, turned = "profile along the axis", slid
+            else:
+                by = "coarse sinograms"
+            found = turned
             moved = centres[found.at :].mean(axis=0) - centres[: found.at].mean(axis=0)
-            size = float(np.linalg.norm(moved))
             found = Step(at=found.at, size=moved, strength=found.strength)
         if found.at > len(centres) - margin - room:
             return
+        found = self._slid(found)
+        size = float(np.linalg.norm(found.size))
         verdict = self._verdict(found, size, by)
         x, y, z = found.size.tolist()
         yield Movement(time_s=self._times[found.at], shift_mm=(x, y, z))
         self._found.append(verdict)
-        for kept in (self._centres, self._errors, self._sinograms, self._times):
+        for kept in self._kept():
             del kept[: found.at + margin // 2]  # a step seen a little early is not seen twice
         yield verdict
+
+    def _slid(self, found: Step) -> Step:
+        """Return a step with the way along the axis that the profiles tell, where they are sure of it."""
+        before, behind = (np.sum(part, axis=0) for part in (self._profiles[: found.at], self._profiles[found.at :]))
+        z_mm, better = self._axis.shift_mm(before, behind)
+        return found if better < _SURE else replace(found, size=np.array([*found.size[:2], z_mm]))
+
+    def _likeliest_slide(self, margin: int, room: int) -> Step | None:
+        """Return the surest shift along the axis in the latest windows, looked for once in `margin` windows."""
+        n = len(self._profiles)
+        if room and n % margin:
+            return None
+        total = np.cumsum(self._profiles, axis=0)
+        places = range(max(margin, n - _LOOK_BACK * margin), n - margin + 1, 2)
+        found = [(k, *self._axis.shift_mm(total[k - 1], total[-1] - total[k - 1])) for k in places]
+        at, z_mm, better = max(found, key=lambda f: f[2])
+        if better < _CERTAIN or abs(z_mm) < _FAR_MM:
+            return None
+        return Step(at=at, size=np.array([0.0, 0.0, z_mm]), strength=better)
+
+    def _kept(self) -> tuple[list, ...]:
+        """Return what is kept of each window."""
+        return self._centres, self._errors, self._sinograms, self._profiles, self._times
 
     def _verdict(self, found: Step, size: float, by: str) -> Verdict:
         time_s = self._times[found.at]
@@ -183,7 +223,7 @@ def step(series: Floats, variance: Floats, margin: int) -> Step:
     """
     n = len(series)
     own = np.median(np.diff(series, axis=0) ** 2, axis=0) / 2 / 0.455
-    each = np.maximum(variance.mean(axis=0), own)
+    each = np.maximum(np.maximum(variance.mean(axis=0), own), np.finfo(float).tiny)
     k = np.arange(margin, n - margin + 1)
     total = np.cumsum(series, axis=0)
     size = (total[-1] - total[k - 1]) / (n - k)[:, None] - total[k - 1] / k[:, None]
@@ -201,4 +241,4 @@ def first_component(samples: Floats) -> Floats:
 
 def _noise(series: Floats) -> float:
     """Return the variance of a sample, from the differences of neighbours."""
-    return float(np.median(np.diff(series, axis=0) ** 2) / 2 / 0.455)
+    return max(float(np.median(np.diff(series, axis=0) ** 2) / 2 / 0.455), _LEAST_NOISE)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acquisition.errors import ConfigError, IsocenterError, ReconError
-from acquisition.items import Enhancement, Image, Item, Kind
+from acquisition.items import Enhancement, Image, Item, Kind, Position
 from acquisition.scan import Scan
 from acquisition.verdict import Verdict
 from models import refuse, report
@@ -24,13 +24,17 @@ from models.consistency import Residual, residual
 from models.engine import Floats, candidates, engine
 from models.estimate import Estimator
 from models.load import Loaded, find, load
-from models.noise import noise_maps, noise_of
+from models.noise import level, noise_maps, noise_of
 from models.refuse import Refusal
 from models.uncertainty import half_width
 
 LOG = logging.getLogger(__name__)
 CONVENTIONAL = "conventional"
-GFACTOR = "gfactor"
+_MISSING = {
+    "gfactor": "no map of the g-factor came: set gfactor: true of mri.combine",
+    "noise": "no map of the noise came: put image.noise before, or set noise_map: true of pet.osem",
+}
+"""Series that a card may want beside the image -> what is said where it does not come."""
 
 
 @dataclass(kw_only=True)
@@ -69,7 +73,7 @@ class Enhance:
         self._uid = scan.uid
         self._refused: dict[str, tuple[Refusal, int]] = {}
         self._waiting: list[Image] = []
-        self._gfactor: dict[int, Floats] = {}
+        self._maps: dict[Position, Floats] = {}
         self._done = 0
         self._never, self._ready = self._opened(scan)
         if self._never is not None:
@@ -80,8 +84,8 @@ class Enhance:
         yield item
         if not isinstance(item, Image):
             return
-        if item.output == GFACTOR:
-            self._gfactor[item.position.slice] = np.asarray(item.data, np.float32).reshape(item.grid.shape)
+        if item.output in _MISSING and item.output == self._wanted:
+            self._maps[self._place(item)] = np.asarray(item.data, np.float32).reshape(item.grid.shape)
             due = [i for i in self._waiting if self._map_of(i) is not None]
             self._waiting = [i for i in self._waiting if self._map_of(i) is None]
             for image in due:
@@ -92,7 +96,7 @@ class Enhance:
     def close(self) -> Iterator[Item]:
         """Give what waited in vain as a finding, and say how often and why the network was not used."""
         for _ in self._waiting:
-            self._refuse(Refusal("gfactor", "no map of the g-factor came: set gfactor: true of mri.combine"))
+            self._refuse(Refusal(self._wanted, _MISSING[self._wanted]))
         self._waiting = []
         for refusal, n in self._refused.values():
             yield report.refused(self.check, refusal, n, n + self._done)
@@ -126,7 +130,7 @@ class Enhance:
     def _conventional(self, image: Image) -> Iterator[Item]:
         if self._never is not None:
             self._refuse(self._never)
-        elif self._ready is not None and self._ready.card.input.noise == GFACTOR and self._map_of(image) is None:
+        elif self._wanted in _MISSING and self._map_of(image) is None:
             self._waiting.append(image)
         else:
             yield from self._enhanced(image)
@@ -153,11 +157,14 @@ class Enhance:
     def _made(self, image: Image, ready: Estimator) -> tuple[Image, ...] | Refusal:
         """Return the enhanced image and its uncertainty, or why there are none."""
         card, prepared = ready.card, ready.engine.preparations
-        noise, source = noise_of(image)
-        refusal = refuse.by_image(card, image, noise, ready.statistics)
+        (noise, source), map_ = noise_of(image), self._map_of(image)
+        if map_ is not None and self._wanted == "noise":
+            noise, source = level(map_), "its map"
+            map_ = map_ / np.float32(noise or 1.0)
+        maps = noise_maps(image, noise, map_)
+        refusal = refuse.by_image(card, image, level(maps), ready.statistics)
         if refusal is not None:
             return refusal
-        maps = noise_maps(image, noise, self._map_of(image) if card.input.noise == GFACTOR else None)
         if self.strength == 0:
             width = half_width(maps * 0, maps, card=card.uncertainty, strength=0.0)
             return self._images(image, image.data.copy(), width, report.unchanged(self.check))
@@ -192,8 +199,16 @@ class Enhance:
         shown = width.reshape(image.data.shape)
         return enhanced, replace(enhanced, data=shown, kind=Kind.MAGNITUDE, output=f"{self.output}_uncertainty")
 
+    @property
+    def _wanted(self) -> str:
+        return "image" if self._ready is None else self._ready.card.input.noise
+
+    def _place(self, image: Image) -> Position:
+        """Return which images share a map: all of a slice share the g-factor, noise is that of one image."""
+        return image.position if self._wanted == "noise" else Position(slice=image.position.slice)
+
     def _map_of(self, image: Image) -> Floats | None:
-        map_ = self._gfactor.get(image.position.slice)
+        map_ = self._maps.get(self._place(image))
         return map_ if map_ is not None and map_.shape == image.grid.shape else None
 
     def _refuse(self, refusal: Refusal) -> None:

@@ -86,8 +86,9 @@ class Input(_Part):
     """Units of images: ``1`` (noise has standard deviation 1), a.u., HU, Bq/mL."""
     kinds: tuple[Literal["magnitude", "complex", "real"], ...] = Field(min_length=1)
     """Components of the complex image."""
-    noise: Literal["image", "gfactor"] = "image"
-    """Where the noise map comes from: one level for the image, or a map of the g-factor, for which the image waits."""
+    noise: Literal["image", "gfactor", "noise"] = "image"
+    """Where the noise map comes from: one level for the image; or a series of this name, for which the image waits: a
+    map of the g-factor, or of the noise itself."""
     dimensions: Literal[2, 3] = 2
     """2: slice by slice; 3: images that are volumes, as a whole."""
     matrix: tuple[int, ...] = Field(default=(512, 512), min_length=2, max_length=3)

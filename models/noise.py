@@ -46,14 +46,33 @@ def snr(data: NDArray, noise: float) -> float:
     return float(np.percentile(np.abs(data), _SIGNAL) / noise)
 
 
-def noise_maps(image: Image, noise: float, gfactor: Floats | None) -> Floats:
-    """Return the noise of each slice (z, y, x): `noise` times the g-factor (z, y, x), where there is one.
+def noise_maps(image: Image, noise: float, map_: Floats | None) -> Floats:
+    """Return the noise of each slice (z, y, x): `noise` times a map (z, y, x), where there is one.
 
-    Outside the object a g-factor may be 0 or tiny; the map stays above a tenth of its median.
+    Parameters
+    ----------
+    image
+        The image.
+    noise
+        Standard deviation of the noise where the map is 1.
+    map_
+        How much more or less there is at each place, e.g. the g-factor.
     """
     shape = image.grid.shape
-    if gfactor is None or not (gfactor > 0).any():
+    if map_ is None or not (map_ > 0).any():
         return np.full(shape, noise, np.float32)
-    floor = np.float32(0.1 * np.median(gfactor[gfactor > 0]))
-    maps: Floats = np.maximum(gfactor, floor) * np.float32(noise)
-    return maps
+    return floored(map_) * np.float32(noise)
+
+
+def level(map_: NDArray) -> float:
+    """Return the typical noise of a map: the median where it is above a fifth of what its largest values are.
+
+    Outside of the object a map may be 0 or tiny, and an image may show little but air.
+    """
+    high = float(np.percentile(map_, _SIGNAL))
+    return float(np.median(map_[map_ > 0.2 * high])) if high > 0 else 0.0
+
+
+def floored(map_: NDArray) -> Floats:
+    """Return a noise map that is nowhere below a tenth of its level, float32."""
+    return np.maximum(map_, np.float32(0.1 * level(map_))).astype(np.float32)

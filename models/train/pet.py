@@ -19,6 +19,7 @@ from scipy import ndimage, sparse
 from acquisition.errors import ConfigError
 from models.train.fields import smooth_field
 from models.train.upright import read_upright
+from recon.pet.noise import halves_noise
 
 F32 = NDArray[np.float32]
 
@@ -30,7 +31,6 @@ SPLIT: dict[str, tuple[str, ...]] = {
 """Which volumes are for what."""
 _MU_PER_MM = 0.0096  # water at 511 keV
 _N_ANGLES, _SUBSETS, _ITERATIONS = 72, 8, 3
-_SHARE = 3.0  # pixels over which the halves' difference is averaged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -166,10 +166,5 @@ def pet_sample(activity: F32, pixel_mm: float, rng: np.random.Generator, *, coun
         return ndimage.gaussian_filter(osem(measured, part * sensitivity, part * background, n=n), smooth)
 
     low, target = image(halves.sum(0), 1.0), image(trues + background, 1.0)
-    difference = (image(halves[0], 0.5) - image(halves[1], 0.5)) / 2
-    spread = max(_SHARE, 1.5 * smooth)
-    level = ndimage.gaussian_filter(low, spread)  # noise of OSEM grows with the image: share the relative level
-    relative = ndimage.gaussian_filter(difference**2, spread) / np.maximum(
-        ndimage.gaussian_filter(level**2, spread), 1e-9
-    )
-    return PetSample(low=low, sigma=np.sqrt(relative) * level, target=target, counts=counts)
+    sigma = halves_noise(low, image(halves[0], 0.5), image(halves[1], 0.5), fwhm_px=2.355 * smooth)
+    return PetSample(low=low, sigma=sigma, target=target, counts=counts)

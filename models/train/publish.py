@@ -20,6 +20,7 @@ from models.card import FILE, MAX_WEIGHTS, Card, parse_card
 from models.consistency import BLOCK, Residual, residual
 from models.estimate import Estimate, Estimator
 from models.load import Loaded, packed
+from models.noise import level
 from models.ood import Statistics, features, fitted
 from models.problem import Reconstructor, estimator_of
 from models.train.figures import FIGURES, interval
@@ -73,9 +74,7 @@ def publish(trained: Trained, recipe: Recipe, run: Run, folder: Path) -> Card:
     document = provisional(recipe, run, trained)
     where = f"card of recipe {run.recipe}"
     card = parse_card(document, where=where)
-    fit = [
-        features(c.measured, float(np.median(c.noise))) for c in recipe.cases("training", max(run.setting.cases, 64))
-    ]
+    fit = [features(c.measured, level(c.noise)) for c in recipe.cases("training", max(run.setting.cases, 64))]
     statistics = fitted(np.stack(fit))
     estimator = _estimator(card, trained.network, statistics)
     document |= calibrated(list(recipe.cases("calibration", run.setting.cases)), estimator)
@@ -115,7 +114,7 @@ def provisional(recipe: Recipe, run: Run, trained: Trained) -> dict[str, Any]:
 def calibrated(cases: Sequence[Case], estimator: Estimator) -> dict[str, Any]:
     """Return the card's limits, from images that training never saw."""
     estimates = [estimated(estimator, c) for c in cases]
-    scores = [estimator.statistics.score(features(c.measured, float(np.median(c.noise)))) for c in cases]
+    scores = [estimator.statistics.score(features(c.measured, level(c.noise))) for c in cases]
     changes = [_change(c, e) for c, e in zip(cases, estimates, strict=True)]
     ratios = [_ratio(c, e) for c, e in zip(cases, estimates, strict=True)]
     card = estimator.card

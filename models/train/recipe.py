@@ -16,6 +16,9 @@ from models.problem import Problem
 
 RECIPES: dict[str, str] = {
     "ellipses": "models.train.ellipses:Ellipses",
+    "mr_denoise": "models.train.mr_denoise:MrDenoise",
+    "ct_denoise": "models.train.ct_denoise:CtDenoise",
+    "pet_denoise": "models.train.pet_denoise:PetDenoise",
     "mr_unrolled": "models.train.unrolled:UnrolledMr",
 }
 """Name -> ``module:Class``; the name is that of the card."""

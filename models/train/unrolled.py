@@ -6,11 +6,9 @@ Lines along the readout fall apart into problems of one column each; so a patch 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +16,7 @@ import torch
 from torch import Tensor
 
 from models.problem import Problem
+from models.train import simulated
 from models.train.dataset import Source
 from models.train.mr import MrSpec, Sample, unrolled_samples
 from models.train.recipe import Case, Setting, Split
@@ -27,8 +26,6 @@ from recon.mri.model import CartesianSense
 from recon.mri.pattern import central_region
 from recon.solve import cg
 
-DATA, CACHE = "ISOCENTER_DATA", "ISOCENTER_CACHE"
-"""Variables of the environment: folder of the data sets, scratch folder for the heads."""
 _MATRIX = {"lines": (96, 120, 144, 192, 192, 240), "discs": (96, 120, 144, 192)}  # R divides all of them
 _FACTORS = (2, 3, 4, 4, 6, 8)
 _PATCH = 64  # columns
@@ -39,7 +36,7 @@ _ESPIRIT = 0.85  # part of the scans with maps from their own middle; the others
 _DISCS = 0.3  # part of the batches with irregular samples in both directions
 _ITERATIONS, _TOLERANCE, _DAMPING = 15, 1e-3, 0.01  # of CG-SENSE, as in `recon.mri.iterative`
 _SNR = (6.0, 150.0)
-_PARTS = ("training", "calibration", "test")
+_PARTS: tuple[Split, ...] = ("training", "calibration", "test")
 
 
 class UnrolledMr:
@@ -114,9 +111,7 @@ class UnrolledMr:
 
     @cached_property
     def _sources(self) -> Mapping[str, Source]:
-        data = Path(os.environ.get(DATA, Path(__file__).resolve().parents[3] / "shared" / "data"))
-        cache = Path(os.environ.get(CACHE, Path.home() / ".cache" / "isocenter" / "heads"))
-        return {part: Source(part=part, data=data, cache=cache) for part in _PARTS}
+        return {part: simulated.source_of(part) for part in _PARTS}
 
     def _samples(self, split: Split, kind: str, chance: np.random.Generator, *, n: int) -> Iterator[Sample]:
         heads = self._sources[split].heads

@@ -9,8 +9,8 @@ projector and resolution, b randoms and scatter. The gradient over the events is
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -102,6 +102,19 @@ class ListMode:
         if self.background is not None:
             expected = expected + torch.from_numpy(np.ascontiguousarray(self.background[events]))
         return projector, expected
+
+    def half(self, which: Literal[0, 1]) -> ListMode:
+        """Return half of what was counted, in half of the time: every other event; of a bin each count by chance."""
+        if self.counts is not None:
+            whole = np.round(self.counts).astype(np.int64)
+            first = np.random.default_rng(len(whole)).binomial(whole, 0.5)
+            counts = (first if which == 0 else whole - first).astype(np.float32)
+            return replace(self, counts=counts, sensitivity=self.sensitivity / 2)
+        tof = None if self.tof is None else self.tof[which::2]
+        background = None if self.background is None else self.background[which::2]
+        return replace(
+            self, pairs=self.pairs[which::2], tof=tof, background=background, sensitivity=self.sensitivity / 2
+        )
 
     @property
     def seen(self) -> Tensor:

@@ -83,6 +83,27 @@ def test_a_jump_is_found_with_time_and_size(shift: tuple[float, float, float]) -
     assert told == pytest.approx(shift[axis], abs=2.0)
 
 
+@pytest.mark.parametrize(("seed", "way_mm"), [(1, 12.0), (2, -12.0), (3, 12.0), (4, -20.0)])
+def test_a_body_longer_than_the_scanner_that_slides_is_found_with_its_way(seed: int, way_mm: float) -> None:
+    body = torso(seed, bq_per_ml_per_suv=400.0, centre_mm=(0.0, 0.0, -10.0))
+    exam = replace(EXAM, seed=seed, faults=PetFaults(motion=jump(6.0, (0.0, 0.0, way_mm))))
+    (verdict,) = _found(CheckMotion(), exam, body)
+    assert verdict.level is Level.FLAG and verdict.value == pytest.approx(abs(way_mm), abs=4.0)
+    told = float(verdict.evidence.split("z ")[1].split(" ")[0])
+    assert told == pytest.approx(way_mm, abs=4.0)
+    assert float(verdict.advice.split(" moved at ")[1].split(" s ")[0]) == pytest.approx(6.0, abs=1.5)
+
+
+def test_identical_blocks_are_no_motion() -> None:
+    simulation = PetSimulation(replace(EXAM, duration_s=0.5), _weak_nema())
+    (block,) = simulation.events()
+    check = CheckMotion()
+    check.open(simulation.scan)
+    blocks = [replace(block, start_s=0.5 * n, stop_s=0.5 * n + 0.5) for n in range(30)]
+    verdicts = [v for e in blocks for v in check.feed(e) if isinstance(v, Verdict)] + list(check.close())
+    assert [v.level for v in verdicts] == [Level.PASS]
+
+
 def test_a_slide_and_a_head_that_nods_are_found_and_breath_is_not_motion() -> None:
     slide = replace(EXAM, faults=PetFaults(motion=drift(3.0, 9.0, (9.0, 0.0, 0.0))))
     assert any(v.level is Level.FLAG for v in _found(CheckMotion(), slide, _weak_nema()))

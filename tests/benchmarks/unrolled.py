@@ -37,13 +37,13 @@ from models.nets import build
 from models.ood import FEATURES, Statistics
 from models.problem import Problem, Reconstructor, estimator_of
 from models.train import masks
-from models.train.dataset import Source
 from models.train.figures import nrmse, psnr, ssim
 from models.train.loop import Trained
 from models.train.mr import MrSpec, unrolled_samples
 from models.train.publish import Run, provisional
 from models.train.recipe import recipe, setting
-from models.train.unrolled import CACHE, DATA, problem_of, solved
+from models.train.simulated import DATA, source_of
+from models.train.unrolled import problem_of, solved
 from recon.mri.model import CartesianSense
 from recon.prior import WaveletSparsity
 from recon.solve import fista
@@ -52,7 +52,6 @@ from tests.benchmarks.iterative import error, read_cfl
 from tests.conftest import ROOT
 
 FOLDER = Path(os.environ.get(DATA, ROOT.parent / "shared" / "data"))
-SCRATCH = Path(os.environ.get(CACHE, Path.home() / ".cache" / "isocenter" / "heads"))
 FACTORS, N_ACS, MATRIX = (4, 8), 24, (256, 256)
 WEIGHTS = (0.12, 0.25, 0.5, 1.0)
 SPARSE, NETWORK = "L1-wavelet", "network"
@@ -109,8 +108,8 @@ def draft(checkpoint: Path, folder: Path) -> Path:
 
 def heads_table(network: Reconstructor, n_slices: int, picture: Path | None) -> None:
     """Simulated slices of heads that no training saw."""
-    if not (FOLDER / "images" / "head_labels").exists():
-        print(f"no label maps in {FOLDER}")
+    if DATA not in os.environ:
+        print(f"no label maps: export {DATA}=FOLDER")
         return
     print("| heads 15, 16 | method | " + " | ".join(FIGURES) + " | [ms] |\n|---|---|---|---|---|---|")
     for r in FACTORS:
@@ -128,7 +127,7 @@ def heads_table(network: Reconstructor, n_slices: int, picture: Path | None) -> 
 
 def slices(r: int, n: int) -> Iterable[tuple[Problem, Tensor]]:
     """Yield planes of k-space and their truths, the same ones each time."""
-    heads = Source(part="test", data=FOLDER, cache=SCRATCH).heads
+    heads = source_of("test").heads
     spec = MrSpec(matrix=MATRIX, calibrated=0.0, masks=("all",), snr=(10.0, 60.0))
     lines = masks.regular(MATRIX[0], r, n_acs=N_ACS)[:, None]
     mask = np.broadcast_to(lines, MATRIX).copy()

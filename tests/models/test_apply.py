@@ -317,17 +317,41 @@ def test_an_image_waits_for_the_map_of_its_slice_but_the_conventional_one_does_n
     one, two = (image(ellipses(1000 + z), position=Position(slice=z)) for z in range(2))
     assert list(made.feed(one)) == [one]
     assert list(made.feed(two)) == [two]
-    flat = np.full((1, MATRIX, MATRIX), 2.0, np.float32)
+    flat = np.full((1, MATRIX, MATRIX), 1.25, np.float32)
     map_ = image(flat, output="gfactor", position=Position(slice=1))
     first, enhanced, uncertainty = made.feed(map_)
     assert first is map_
     assert enhanced.position.slice == uncertainty.position.slice == 1  # type: ignore[attr-defined]
-    assert enhanced.verdicts[0].value == pytest.approx(residual_of(folder, two) / 2, rel=1e-3)  # type: ignore[attr-defined]
+    assert enhanced.verdicts[0].value == pytest.approx(residual_of(folder, two) / 1.25, rel=1e-3)  # type: ignore[attr-defined]
     again = image(ellipses(1000), position=Position(slice=1, repetition=1))
     assert [i.output for i in made.feed(again)][1] == "denoised"  # type: ignore[attr-defined]
     (verdict,) = made.close()
     assert verdict.check == "model.denoise.gfactor"  # type: ignore[attr-defined]
     assert "set gfactor: true" in verdict.advice  # type: ignore[attr-defined]
+
+
+def test_an_image_waits_for_the_map_of_its_own_noise(tmp_path: Path) -> None:
+    units = {"units": ["HU"], "kinds": ["magnitude"], "noise": "noise"}
+    made = step(plain_card(tmp_path, "blur", input=document()["input"] | units))
+    made.open(scan())
+    one, two = (image(20 * ellipses(1000), unit="HU", position=Position(repetition=n)) for n in range(2))
+    assert list(made.feed(one)) == [one]
+    assert list(made.feed(two)) == [two]
+    map_ = image(np.full((1, MATRIX, MATRIX), 20.0, np.float32), unit="HU", output="noise", position=two.position)
+    _, enhanced, _ = made.feed(map_)
+    assert enhanced.position.repetition == 1  # type: ignore[attr-defined]
+    assert enhanced.verdicts[0].evidence.endswith("noise from its map")  # type: ignore[attr-defined]
+    none = replace(map_, data=0 * map_.data, position=one.position)
+    assert list(made.feed(none)) == [none]
+    causes = {v.check: v.advice for v in made.close()}  # type: ignore[attr-defined]
+    assert "without any noise" in causes["model.denoise.empty"]
+
+
+def test_the_map_of_the_noise_that_never_came_is_named(tmp_path: Path) -> None:
+    folder = plain_card(tmp_path, "blur", input=document()["input"] | {"noise": "noise"})
+    out, (verdict,) = played(step(folder), image())
+    assert [i.output for i in out] == ["conventional"]
+    assert "put image.noise before" in verdict.advice
 
 
 def residual_of(folder: Path, of: Image) -> float:

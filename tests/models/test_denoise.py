@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from acquisition.errors import ConfigError
 from models import apply as module
-from tests.models.samples import card_folder, step
+from models.nets import NETS
+from recon.noise import NoiseMap
+from tests.models.samples import TEST_NETS, card_folder, document, ellipses, image, plain_card, scan, step
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The networks made for tests."""
+    for name, place in TEST_NETS.items():
+        monkeypatch.setitem(NETS, name, place)
 
 
 @pytest.mark.parametrize(
@@ -38,3 +48,15 @@ def test_the_module_names_no_other_output() -> None:
     from integration.gate import CONVENTIONAL
 
     assert module.CONVENTIONAL == CONVENTIONAL
+
+
+def test_a_slice_of_ct_gets_its_noise_from_the_step_before(tmp_path: Path, plain: None) -> None:
+    units = document()["input"] | {"units": ["HU"], "noise": "noise"}
+    noise, made = NoiseMap(), step(plain_card(tmp_path, "blur", input=units))
+    noise.open(scan())
+    made.open(scan())
+    one = image(20 * ellipses(1000), unit="HU")
+    out = [o for item in noise.feed(one) for o in made.feed(item)] + list(made.close())
+    assert [o.output for o in out] == ["conventional", "noise", "denoised", "denoised_uncertainty"]
+    assert out[0] is one
+    assert 0.5 < np.median(out[1].data) / 20 < 1.5
