@@ -2,8 +2,8 @@
 
 The centre of all events says little there: of a body longer than the scanner, as much comes in at one end as leaves at
 the other. Its profile tells more: activity, that is counts over the sensitivity of each plane, is moved until it
-explains the counts behind the motion. Quarters of the cross-section have a profile each, so that an organ on one side
-is not hidden by the rest.
+explains the counts behind the motion. The whole cross-section is one profile: of parts of it, each would also change
+where the patient moves across.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from acquisition.scan import PetHeader
 
 Floats = NDArray[np.float64]
 
-_QUARTERS = 4
 _BIN_MM = 4.0
 _FARTHEST_MM = 60.0
 _STEP_MM = 0.5
@@ -48,25 +47,15 @@ class AxialProfile:
         self._sensitivity = np.convolve(np.pad(found, 1, mode="edge"), _SMOOTH, mode="valid")
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """Size of a profile (quarter, plane)."""
-        return _QUARTERS, len(self._edges) - 1
+    def n_planes(self) -> int:
+        """Length of a profile."""
+        return len(self._edges) - 1
 
-    def counts(self, places: Floats, planes_mm: Floats) -> Floats:
-        """Return the profile (quarter, plane) of events.
-
-        Parameters
-        ----------
-        places
-            Where they happened (event, 3) [mm]; tells the quarter of the cross-section.
-        planes_mm
-            Middle of their lines along the axis (event,) [mm].
-        """
-        n = self.shape[1]
-        quarter = 2 * (places[:, 0] > 0) + (places[:, 1] > 0)
+    def counts(self, planes_mm: Floats) -> Floats:
+        """Return the profile (plane,) of events with the middle of their lines at `planes_mm` (event,) [mm]."""
         at = np.searchsorted(self._edges, planes_mm, side="right") - 1
-        use = (at >= 0) & (at < n)
-        return np.bincount(quarter[use] * n + at[use], minlength=_QUARTERS * n).reshape(self.shape).astype(float)
+        use = (at >= 0) & (at < self.n_planes)
+        return np.bincount(at[use], minlength=self.n_planes).astype(float)
 
     def shift_mm(self, before: Floats, behind: Floats) -> tuple[float, float]:
         """Return how far the activity moved along the axis [mm], and by how much that explains the counts better.
@@ -74,7 +63,7 @@ class AxialProfile:
         Parameters
         ----------
         before, behind
-            Counts (quarter, plane) before and behind the motion.
+            Counts (plane,) before and behind the motion.
 
         Returns
         -------
@@ -82,7 +71,7 @@ class AxialProfile:
             The shift; chi-square per place at rest less that at the shift, times the number of places.
         """
         good = self._sensitivity > _SEEN * self._sensitivity.max()
-        activity = np.array([np.convolve(np.pad(a, 1, mode="edge"), _SMOOTH, mode="valid") for a in before])
+        activity = np.convolve(np.pad(before, 1, mode="edge"), _SMOOTH, mode="valid")
         activity = np.divide(activity, self._sensitivity, out=np.zeros_like(activity), where=good)
         z = (self._edges[1:] + self._edges[:-1]) / 2
         shifts = np.arange(-_FARTHEST_MM, _FARTHEST_MM + _STEP_MM / 2, _STEP_MM)
@@ -90,15 +79,15 @@ class AxialProfile:
         shifts = shifts[np.abs(shifts) <= reach]
         misfit = np.array([self._misfit(activity, before.sum(), behind, z, good, d) for d in shifts])
         best = int(misfit.argmin())
-        places = int(good.sum()) * _QUARTERS
+        places = int(good.sum())
         return float(shifts[best]), float((misfit[np.abs(shifts).argmin()] - misfit[best]) * places)
 
     def _misfit(self, activity: Floats, total: float, behind: Floats, z: Floats, good: NDArray, shift: float) -> float:
         """Return chi-square per place of the counts behind, where what came from outside is not asked."""
         low, high = z[good][[0, -1]]
         use = good & (z - shift >= low - 1e-6) & (z - shift <= high + 1e-6)
-        moved = np.array([np.interp(z[use] - shift, z[good], row[good]) for row in activity]) * self._sensitivity[use]
-        counted = behind[:, use]
+        moved = np.interp(z[use] - shift, z[good], activity[good]) * self._sensitivity[use]
+        counted = behind[use]
         moved = moved * (counted.sum() / max(moved.sum(), 1e-9))
         noise = np.maximum(counted, 1.0) + moved * behind.sum() / max(total, 1.0)
         return float(((counted - moved) ** 2 / noise).mean())

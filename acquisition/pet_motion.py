@@ -86,7 +86,7 @@ class CheckMotion(Looking):
     def _reset(self, start_s: float) -> None:
         self._start_s = start_s
         self._sum, self._square, self._number, self._noise = np.zeros(3), np.zeros(3), 0.0, 0.0
-        self._sinogram, self._profile = np.zeros(_COARSE), np.zeros(self._axis.shape)
+        self._sinogram, self._profile = np.zeros(_COARSE), np.zeros(self._axis.n_planes)
 
     def _look(self, item: Events) -> Iterator[Item]:
         if not self._noise:
@@ -106,8 +106,7 @@ class CheckMotion(Looking):
         self._square += (where**2).sum(axis=0)
         self._number += sign * len(pairs)
         self._noise += len(pairs)
-        planes_mm = self._place[pairs, 2].mean(axis=1)
-        self._profile += sign * self._axis.counts(where, planes_mm)
+        self._profile += sign * self._axis.counts(self._place[pairs, 2].mean(axis=1))
         width, length = 0.6 * self._pet.radius_mm, max(float(np.ptp(self._place[:, 2])), 1e-9)
         self._sinogram += sign * coarse_sinogram(self._place, pairs, _COARSE, width_mm=width, length_mm=length)
 

@@ -94,6 +94,15 @@ def test_a_body_longer_than_the_scanner_that_slides_is_found_with_its_way(seed: 
     assert float(verdict.advice.split(" moved at ")[1].split(" s ")[0]) == pytest.approx(6.0, abs=1.5)
 
 
+@pytest.mark.parametrize("way_mm", [12.0, -12.0])
+def test_a_body_that_moves_across_is_not_told_to_slide(way_mm: float) -> None:
+    body = torso(3, bq_per_ml_per_suv=400.0, centre_mm=(0.0, 0.0, -10.0))
+    exam = replace(EXAM, faults=PetFaults(motion=jump(6.0, (way_mm, 0.0, 0.0))))
+    (verdict,) = _found(CheckMotion(), exam, body)
+    x, _, z = (float(verdict.evidence.split(f"{axis} ")[1].split(" ")[0].rstrip(",")) for axis in "xyz")
+    assert x == pytest.approx(way_mm, abs=3.0) and abs(z) < 4.0
+
+
 def test_identical_blocks_are_no_motion() -> None:
     simulation = PetSimulation(replace(EXAM, duration_s=0.5), _weak_nema())
     (block,) = simulation.events()
