@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from acquisition.errors import ConfigError, IsocenterError, ReconError
+from acquisition.errors import ConfigError, IsocenterError
 from acquisition.items import Enhancement, Image, Item, Kind, Position
 from acquisition.scan import Scan
 from acquisition.verdict import Verdict
 from models import refuse, report
 from models.card import Card, read_card
 from models.consistency import Residual, residual
-from models.engine import Floats, candidates, engine
+from models.engine import Floats, candidates, engine, first_able
 from models.estimate import Estimator
 from models.load import Loaded, find, load
 from models.noise import level, noise_maps, noise_of
@@ -113,19 +113,14 @@ class Enhance:
 
     def _estimator(self, loaded: Loaded, matrix: tuple[int, ...]) -> Estimator:
         """Return the network on the first engine that takes it; the image's provenance names the engine."""
-        failed: ReconError | None = None
-        for name in candidates(self.engine):
-            estimator = Estimator(loaded, engine(name, loaded.network, precision=loaded.card.network.precision))
-            try:
-                if self.strength > 0:
-                    estimator.prepare(matrix)
-            except ReconError as error:
-                LOG.warning("scan %s: %s", self._uid, error)
-                failed = failed or error
-            else:
-                return estimator
-        assert failed is not None
-        raise failed
+
+        def ready(name: str) -> Estimator:
+            made = Estimator(loaded, engine(name, loaded.network, precision=loaded.card.network.precision))
+            if self.strength > 0:
+                made.prepare(matrix)
+            return made
+
+        return first_able(self.engine, ready)
 
     def _conventional(self, image: Image) -> Iterator[Item]:
         if self._never is not None:

@@ -11,12 +11,13 @@ from __future__ import annotations
 import copy
 import importlib
 import importlib.util
+import logging
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +26,9 @@ from torch import nn
 
 from acquisition.errors import ConfigError, ReconError, one_of
 from kernels.registry import device
+
+LOG = logging.getLogger(__name__)
+Made = TypeVar("Made")
 
 Floats = NDArray[np.float32]
 Shape = tuple[int, ...]
@@ -224,6 +228,25 @@ def candidates(name: str) -> tuple[str, ...]:
     if name not in available():
         raise ConfigError("engine", expected=f"auto, or {one_of(name, available())}", got=repr(name))
     return (name,)
+
+
+def first_able(name: str, make: Callable[[str], Made]) -> Made:
+    """Return what `make` makes with the first engine that `name` stands for and that can; others are logged.
+
+    Raises
+    ------
+    ReconError
+        None can; the first one's reason.
+    """
+    failed: ReconError | None = None
+    for each in candidates(name):
+        try:
+            return make(each)
+        except ReconError as error:
+            LOG.warning("engine %s is passed over: %s", each, error)
+            failed = failed or error
+    assert failed is not None
+    raise failed
 
 
 def engine(name: str, network: nn.Module, *, precision: Precision) -> Engine:

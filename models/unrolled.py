@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from acquisition.errors import IsocenterError, ReconError
+from acquisition.errors import IsocenterError
 from acquisition.items import Image, Item
 from acquisition.noise import NoiseModel
 from acquisition.scan import Scan
@@ -17,7 +17,7 @@ from acquisition.verdict import Verdict
 from models import refuse, report
 from models.apply import Enhance, record
 from models.consistency import Residual
-from models.engine import candidates
+from models.engine import first_able
 from models.estimate import Estimator
 from models.load import Loaded
 from models.noise import noise_of
@@ -69,18 +69,14 @@ class Unrolled(Enhance):
 
     def _estimator(self, loaded: Loaded, matrix: tuple[int, ...]) -> Estimator:
         """Return the network on the first engine that takes it."""
-        failed: ReconError | None = None
-        for name in candidates(self.engine):
-            try:
-                made = Reconstructor(loaded, name)
-                if self.strength > 0:
-                    made.prepare(self._plane)
-            except ReconError as error:
-                failed = failed or error
-            else:
-                return made
-        assert failed is not None
-        raise failed
+
+        def ready(name: str) -> Reconstructor:
+            made = Reconstructor(loaded, name)
+            if self.strength > 0:
+                made.prepare(self._plane)
+            return made
+
+        return first_able(self.engine, ready)
 
     def _behind(self, conventional: Frame) -> Iterator[Frame]:
         if self._never is not None:
