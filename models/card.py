@@ -196,10 +196,12 @@ class Ood(_Part):
 
 
 class Bound(_Part):
-    """Two limits of one figure."""
+    """Limits of one figure."""
 
     flag_above: float = Field(gt=0)
     """Above it the image is marked."""
+    flag_below: float = Field(default=0.0, ge=0)
+    """Below it the image is marked, too: a network that finds hardly any noise was told of too much."""
     refuse_above: float = Field(gt=0)
     """Above it only the conventional image goes out."""
 

@@ -27,12 +27,13 @@ class CtDenoise(Simulated):
     """
 
     kind: str = "ct"
-    kept: int = 224
+    kept: int = 120
     matrices: tuple[int, ...] = (256, 256, 384)
     coarse: float = 2.0
     detail: float = 1.0
+    kept_whole: float = 4.0
     settings: ClassVar[Mapping[str, Setting]] = {
-        "small": Setting(steps=12_000, batch=8, rate=1e-3, cases=96, precision="bf16"),
+        "small": Setting(steps=8_000, batch=8, rate=1e-3, cases=64, precision="bf16"),
         "full": Setting(steps=200_000, batch=16, rate=1e-3, cases=64, device="cuda", precision="bf16", workers=8),
         "tiny": Setting(steps=4, batch=2, rate=1e-3, cases=2, average=0.9),
     }

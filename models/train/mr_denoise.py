@@ -19,10 +19,11 @@ class MrDenoise(Simulated):
     """
 
     kind: str = "denoise"
-    kept: int = 224
+    kept: int = 120
     matrices: tuple[int, ...] = (192,)
+    kept_whole: float = 1.5
     settings: ClassVar[Mapping[str, Setting]] = {
-        "small": Setting(steps=12_000, batch=8, rate=1e-3, cases=96, precision="bf16"),
+        "small": Setting(steps=3_000, batch=8, rate=1e-3, cases=64, precision="bf16"),
         "full": Setting(steps=200_000, batch=16, rate=1e-3, cases=64, device="cuda", precision="bf16", workers=8),
         "tiny": Setting(steps=4, batch=2, rate=1e-3, cases=2, average=0.9),
     }

@@ -23,14 +23,15 @@ class PetDenoise(Simulated):
     """
 
     kind: str = "pet"
-    kept: int = 4000
+    kept: int = 2500
     matrices: tuple[int, ...] = (64,)
     patch: int = 64
     coarse: float = 1.0
     detail: float = 1.0
+    kept_whole: float = 3.0
     dark: bool = False
     settings: ClassVar[Mapping[str, Setting]] = {
-        "small": Setting(steps=12_000, batch=8, rate=1e-3, cases=240, precision="bf16"),
+        "small": Setting(steps=3_500, batch=8, rate=1e-3, cases=240, precision="bf16"),
         "full": Setting(steps=200_000, batch=16, rate=1e-3, cases=64, device="cuda", precision="bf16", workers=8),
         "tiny": Setting(steps=4, batch=2, rate=1e-3, cases=2, average=0.9),
     }
