@@ -91,6 +91,9 @@ class Input(_Part):
     map of the g-factor, or of the noise itself."""
     dimensions: Literal[2, 3] = 2
     """2: slice by slice; 3: images that are volumes, as a whole."""
+    figures: Literal["image", "object"] = "image"
+    """What the score of foreign images looks at: all of an image, or the box around the object, where fields of view
+    are far larger than it."""
     matrix: tuple[int, ...] = Field(default=(512, 512), min_length=2, max_length=3)
     """Matrix (y, x) or (z, y, x) that is prepared for where the scan's header names none."""
     ranges: Ranges

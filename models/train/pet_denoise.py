@@ -54,6 +54,7 @@ class PetDenoise(Simulated):
                 "units": ["Bq/mL"],
                 "kinds": ["magnitude", "real"],
                 "noise": "noise",
+                "figures": "object",
                 "matrix": [128, 128],
                 "ranges": {"voxel_mm": [2.0, 6.0], "slice_mm": [1.5, 6.0]},
             },

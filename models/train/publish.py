@@ -21,7 +21,7 @@ from models.consistency import BLOCK, Residual, residual
 from models.estimate import Estimate, Estimator
 from models.load import Loaded, packed
 from models.noise import level
-from models.ood import Statistics, features, fitted
+from models.ood import REGIONS, Statistics, features, fitted
 from models.problem import Reconstructor, estimator_of
 from models.train.figures import FIGURES, interval
 from models.train.loop import Trained
@@ -75,7 +75,7 @@ def publish(trained: Trained, recipe: Recipe, run: Run, folder: Path) -> Card:
     document = provisional(recipe, run, trained)
     where = f"card of recipe {run.recipe}"
     card = parse_card(document, where=where)
-    fit = [features(c.measured, level(c.noise)) for c in recipe.cases("training", max(2 * run.setting.cases, 64))]
+    fit = [_figures(card, c) for c in recipe.cases("training", max(2 * run.setting.cases, 64))]
     statistics = fitted(np.stack(fit))
     estimator = _estimator(card, trained.network, statistics)
     document |= calibrated(list(recipe.cases("calibration", run.setting.cases)), estimator)
@@ -115,7 +115,7 @@ def provisional(recipe: Recipe, run: Run, trained: Trained) -> dict[str, Any]:
 def calibrated(cases: Sequence[Case], estimator: Estimator) -> dict[str, Any]:
     """Return the card's limits, from images that training never saw."""
     estimates = [estimated(estimator, c) for c in cases]
-    scores = [estimator.statistics.score(features(c.measured, level(c.noise))) for c in cases]
+    scores = [estimator.statistics.score(_figures(estimator.card, c)) for c in cases]
     changes = [_change(c, e) for c, e in zip(cases, estimates, strict=True)]
     ratios = [_ratio(c, e) for c, e in zip(cases, estimates, strict=True)]
     card = estimator.card
@@ -197,6 +197,11 @@ def covered(cases: Sequence[Case], estimator: Estimator) -> float:
     """Return the part of the pixels whose truth lies within the uncertainty, at strength 1."""
     ratios = [_ratio(c, estimated(estimator, c)) for c in cases]
     return float(np.mean(np.concatenate(ratios) <= estimator.card.uncertainty.factor))
+
+
+def _figures(card: Card, case: Case) -> NDArray:
+    """Return what the score of foreign images looks at."""
+    return features(REGIONS[card.input.figures](case.measured), level(case.noise))
 
 
 def _change(case: Case, estimate: Estimate) -> Residual:

@@ -42,7 +42,7 @@ def test_a_card_is_the_same_after_writing_and_reading(tmp_path: Path) -> None:
         (
             "input.range",
             {},
-            r"input.range: expected one of dimensions, kinds, matrix, noise, ranges, units.*did you mean ranges\?",
+            r"input.range: expected one of dimensions, figures, kinds, matrix, noise, ranges, units.*mean ranges\?",
         ),
         ("input.ranges.snrr", [1, 2], r"input.ranges.snrr: expected one of .*did you mean snr\?"),
         ("training.data.0.license", "x", r"training.data.0.license: expected one of .*did you mean licence\?"),
