@@ -23,7 +23,7 @@ _STEPS = (50, 90, 99)
 _BANDS = (0.03, 0.08, 0.16, 0.3, 0.5)  # cycles per pixel
 _LEAST = 1e-6
 _LEAST_PIXELS = 16
-_SMOOTH, _OBJECT, _BRIGHT = 1.5, 0.05, 97.0  # pixels, part of the brightness, percentile
+_SMOOTH, _NOTHING, _OBJECT = 1.5, 0.02, 0.2  # pixels, part of the largest value, of the median
 _RIDGE = 0.05  # of each variance: the figures of few images say little about their correlation
 
 Doubles = NDArray[np.float64]
@@ -111,12 +111,12 @@ def features(data: NDArray, noise: float) -> Doubles:
 def around_object(data: NDArray) -> NDArray:
     """Return the box around the object in an image (..., y, x); the image where that box is smaller than figures need.
 
-    The object is what is above a twentieth of the 97th percentile after smoothing in the plane, so that it may fill as
-    little as a twentieth of the field of view.
+    The object is what is above a fifth of the median of all that is not next to nothing, after smoothing in the plane.
     """
     sigma = (*(0.0,) * (data.ndim - 2), _SMOOTH, _SMOOTH)
     smooth = gaussian_filter(np.abs(data).astype(np.float32), sigma)
-    inside = smooth > _OBJECT * float(np.percentile(smooth, _BRIGHT))
+    some = smooth[smooth > _NOTHING * float(smooth.max())]
+    inside = smooth > _OBJECT * float(np.median(some)) if some.size else smooth > 0
     spans = []
     for axis in range(data.ndim):
         seen = np.flatnonzero(inside.any(axis=tuple(a for a in range(data.ndim) if a != axis)))
