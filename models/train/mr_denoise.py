@@ -23,7 +23,7 @@ class MrDenoise(Simulated):
     matrices: tuple[int, ...] = (192,)
     kept_whole: float = 1.5
     settings: ClassVar[Mapping[str, Setting]] = {
-        "small": Setting(steps=2_400, batch=8, rate=1e-3, cases=64, precision="bf16"),
+        "small": Setting(steps=2_000, batch=8, rate=1e-3, cases=48, precision="bf16"),
         "full": Setting(steps=200_000, batch=16, rate=1e-3, cases=64, device="cuda", precision="bf16", workers=8),
         "tiny": Setting(steps=4, batch=2, rate=1e-3, cases=2, average=0.9),
     }
