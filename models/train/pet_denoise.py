@@ -65,6 +65,10 @@ class PetDenoise(Simulated):
                 "Trained on slices of 13 people with sarcomas, measured again by a simulated two-dimensional scanner"
                 " without time of flight; 5e3 to 5e5 true counts per slice.",
                 "SUVmax falls with the noise that it is made of: compare it with the conventional image only.",
+                "Lesions of 2 pixels keep 83 % of their contrast at full strength and 87 % at 0.75; of 3 and 4 pixels"
+                " 89 to 96 %.",
+                "The image does not tell that attenuation was not corrected, that half of the counts came from"
+                " elsewhere, or metal: these must be found before.",
                 "Brain and heart were not shown.",
             ],
         }
