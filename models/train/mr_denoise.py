@@ -55,6 +55,10 @@ class MrDenoise(Simulated):
                 "Trained on simulated contrasts of 12 healthy heads with drawn lesions; real pathology was not shown.",
                 "Trained at 1.0 to 1.4 mm in plane. Noise is that of Cartesian scans with regular undersampling up to"
                 " 4; noise of regularised or non-Cartesian images is of another kind.",
+                "Lesions of 2 pixels and 5 standard deviations of the noise keep 79 % of their contrast at full"
+                " strength and 84 % at 0.75, twice as strong ones 88 and 91 %; of 3 and 4 pixels 95 % and more.",
+                "Detail far below the noise is taken for noise: about a fifth of the truth's finest detail is in what"
+                " full strength removes.",
                 "Needs whitened data and the map of the g-factor; a wrong noise scan makes it smooth too much.",
             ],
         }
