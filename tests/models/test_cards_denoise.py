@@ -90,7 +90,7 @@ def test_the_mean_of_what_is_hot_stays() -> None:
     for case in cases("pet_denoise"):
         hot = case.truth > 0.5 * case.truth.max()
         assert abs(method(case)[hot].mean() / case.measured[hot].mean() - 1) < 0.03
-        assert abs(gaussian(1.0)(case)[hot].mean() / case.measured[hot].mean() - 1) > 0.05
+        assert abs(gaussian(1.0)(case)[hot].mean() / case.measured[hot].mean() - 1) > 0.04
 
 
 def test_a_lesion_of_three_pixels_is_kept_and_nothing_else_changes(name: str) -> None:
