@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from acquisition.errors import IsocenterError, SetupError
+from integration.answers import tidy
 from integration.delivery.destination import Destination
 from integration.delivery.journal import Journal
 from integration.delivery.sender import SenderProcess
@@ -138,6 +139,7 @@ class Service:
         """Remove recordings that have served."""
         try:
             gone = self.recorder.tidy(self.console, retention_s=self.plan.retention_s)
+            tidy(self.plan.data, retention_s=self.plan.retention_s)
         except (IsocenterError, OSError):
             LOG.exception("recordings cannot be tidied for now")
             return
