@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +17,11 @@ from acquisition.sources.ctpd import is_ctpd
 from acquisition.sources.nifti import is_nifti, read_nifti
 from acquisition.stream import Chain
 from acquisition.verdict import Verdict
-from integration import router, steps
+from integration import steps
 from integration.conformity import Facts, Places, Reference, compare, facts_of, known, require_modality
 from integration.dicom.exam import read_exams
 from integration.gate import Decision, Findings, decide
-from integration.protocol import Library, Protocol
+from integration.protocol import Protocol
 from integration.runner import Run
 
 IMAGE_CHECKS: dict[str, tuple[str, ...]] = {
@@ -59,7 +59,11 @@ class Checked:
 
 
 def check(
-    path: Path, *, library: Library, protocol: str, modality: str | None = None, reference: Reference | None = None
+    path: Path,
+    *,
+    choose: Callable[[Scan], Protocol],
+    modality: str | None = None,
+    reference: Reference | None = None,
 ) -> list[Checked]:
     """Check whatever lies at `path`; one result per series.
 
@@ -67,8 +71,8 @@ def check(
     ----------
     path
         Raw data, a DICOM file, a folder of either, or a NIfTI file.
-    library, protocol
-        Raw data are reconstructed by this protocol; ``auto``: the header chooses.
+    choose
+        Returns the protocol by which raw data are reconstructed.
     modality
         Of a NIfTI file, which does not say; None: CT if its air is that of HU, else MR.
     reference
@@ -82,12 +86,13 @@ def check(
         No such protocol, or a reference for another modality.
     """
     started = time.perf_counter()
-    if _is_image(path):
-        return [
-            _of_images(name, scan, images, facts, reference) for name, scan, images, facts in _images(path, modality)
-        ]
-    raw = open_raw(path)
-    return [_of_raw(raw, router.choose(library, raw.scan, protocol), reference, started)]
+    if not _is_image(path):
+        raw = open_raw(path)
+        return [_of_raw(raw, choose(raw.scan), reference=reference, started=started)]
+    found = []
+    for name, scan, images, facts in _images(path, modality):
+        found.append(_of_images(name, scan, images=images, facts=facts, reference=reference))
+    return found
 
 
 def _is_image(path: Path) -> bool:
@@ -137,7 +142,7 @@ def _of_images(name: str, scan: Scan, images: Sequence[Image], facts: Facts, ref
     )
 
 
-def _of_raw(raw: RawFile, protocol: Protocol, reference: Reference | None, started: float) -> Checked:
+def _of_raw(raw: RawFile, protocol: Protocol, *, reference: Reference | None, started: float) -> Checked:
     if reference is not None:
         require_modality(reference, raw.scan.modality)
     work, found, places = Run(raw.scan, with_image_checks(protocol)), Findings(), Places()
@@ -161,7 +166,8 @@ def _of_raw(raw: RawFile, protocol: Protocol, reference: Reference | None, start
 
 def with_image_checks(protocol: Protocol) -> Protocol:
     """Return `protocol` with the checks of finished images behind it that it does not have itself."""
-    lacking = [name for name in IMAGE_CHECKS[protocol.modality] if name not in protocol.step_names]
+    there = {name for name, _ in protocol.steps}
+    lacking = [name for name in IMAGE_CHECKS[protocol.modality] if name not in there]
     return protocol.model_copy(update={"steps": (*protocol.steps, *((name, {}) for name in lacking))})
 
 

@@ -1,7 +1,7 @@
 """Was the scan measured as the reference protocol says? ``check.protocol``: follow-up compares only like with like.
 
-A reference is a YAML file, written from a good exam by ``isocenter check PATH --make-reference FILE`` and then edited at
-will: what is taken out is not compared, a tolerance of its own goes before the usual one::
+A reference is a YAML file, written from a good exam by ``isocenter check PATH --make-reference FILE`` and then edited
+at will: what is taken out is not compared, a tolerance of its own goes before the usual one::
 
     name: brain_t1
     modality: MR
@@ -91,6 +91,8 @@ class Places:
 
     grids: list[Grid] = field(default_factory=list)
     """One per slice."""
+    kernel: str = ""
+    """Kernel of a CT reconstruction, where the images tell it."""
 
     def add(self, image: Image) -> None:
         """Take an image's slices, once however often they are measured."""
@@ -98,6 +100,7 @@ class Places:
             known = {grid.origin_mm for grid in self.grids}
             planes = (image.grid.plane(z) for z in range(image.grid.shape[0]))
             self.grids += [plane for plane in planes if plane.origin_mm not in known]
+            self.kernel = self.kernel or image.provenance.notes.get("kernel", "")
 
     def facts(self) -> Facts:
         """Return what the geometry is, of the slices that are parallel to the first."""
@@ -115,7 +118,8 @@ class Places:
             "normal": tuple(round(v, 6) for v in first.normal),
             "rows_along": tuple(round(v, 6) for v in first.x_dir),
         }
-        return facts | ({"distance_mm": round(float(np.median(steps)), 4)} if steps.size else {})
+        facts |= {"distance_mm": round(float(np.median(steps)), 4)} if steps.size else {}
+        return facts | ({"kernel": self.kernel} if self.kernel else {})
 
 
 def facts_of(scan: Scan) -> Facts:

@@ -165,12 +165,12 @@ def _size(seen: Seen, part: str, n: int) -> Iterator[str]:
 
 def _levels(seen: Seen, modality: str) -> Iterator[str]:
     if modality == "CT":
-        values = np.concatenate([plane.data[inside][::7] for plane, inside in seen])
+        values = np.concatenate([plane.data[inside] for plane, inside in seen])
         flesh = float(np.median(values[values > _AIR_HU])) if (values > _AIR_HU).any() else float(np.median(values))
         if not _FLESH_HU[0] <= flesh <= _FLESH_HU[1]:
             yield f"the median of the body is {flesh:.0f} HU, which is no soft tissue: is the calibration right"
         return
-    values = np.concatenate([plane.data[inside][::7] for plane, inside in seen])
+    values = np.concatenate([plane.data[inside] for plane, inside in seen])
     bright, usual = float(np.percentile(values, 99.9)), float(np.median(values))
     if modality == "MR" and usual > 0 and bright > 40 * usual:
         yield f"a few voxels are {bright / usual:.0f} times as bright as the rest: metal, or an object in the coil"

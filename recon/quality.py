@@ -30,6 +30,8 @@ Mask = NDArray[np.bool_]
 _BINS = 128
 _MARGIN = 4  # pixels around the object that are neither it nor air
 _BRIDGE = 4  # pixels that may lie dark between two parts of the object, as bone does
+_THIN = 3  # pixels; what is not twice as wide is a line and no part of the object
+_CORE = 0.55  # of the object's upper quartile; ghosts are darker
 _TILE = 16  # pixels; side of a piece in which noise is measured
 _LAG = 3  # pixels; noise of interpolated images is alike over less
 _QUARTILE = 0.3186393639643752  # lower quartile of |x| of a normal x of standard deviation 1
@@ -64,17 +66,22 @@ def parts(image: Floats) -> Parts | None:
     if not top > 0:
         return None
     cut = _gap(smooth / top) * top
-    bright = np.pad(smooth > cut, _BRIDGE)
-    bridged = binary_closing(bright, iterations=_BRIDGE)[_BRIDGE:-_BRIDGE, _BRIDGE:-_BRIDGE]
-    pieces, n = label(binary_opening(binary_fill_holes(bridged), iterations=2))
-    if n == 0:
+    inside = _whole(smooth > cut)
+    if inside is None:
         return None
-    inside = pieces == 1 + np.bincount(pieces.ravel())[1:].argmax()
     level, rest = float(np.median(image[inside])), image[~inside]
     if rest.size and level < 1.5 * float(np.median(rest)):
         return None  # nothing stands out: noise alone
     air = ~binary_dilation(inside, iterations=_MARGIN)
     return Parts(inside=inside, air=air, threshold=cut**2, level=level)
+
+
+def _whole(bright: Mask) -> Mask | None:
+    """Return the largest piece of what is bright, what lies dark within it, and no thin lines; None: there is none."""
+    padded = np.pad(bright, _BRIDGE)
+    bridged = binary_closing(padded, iterations=_BRIDGE)[_BRIDGE:-_BRIDGE, _BRIDGE:-_BRIDGE]
+    pieces, n = label(binary_opening(binary_fill_holes(bridged), iterations=_THIN))
+    return np.asarray(pieces == 1 + np.bincount(pieces.ravel())[1:].argmax()) if n else None
 
 
 def _gap(values: Floats) -> float:
@@ -175,16 +182,29 @@ def edge_width(image: Floats, where: Parts) -> float:
 def ghosts(image: Floats, where: Parts) -> tuple[float, str] | None:
     """Return how much brighter the air is along one axis of the object than along the other, and which: y or x.
 
-    As the ACR's ghosting ratio, a part of the object's mean. None where there is too little air on either side.
+    As the ACR's ghosting ratio, a part of the object's mean. None where there is too little air on either side. An
+    object that reaches both borders may do so by its own ghost: then only its bright core counts as object.
     """
-    (rows, columns), *_ = find_objects(where.inside.astype(np.int8))
-    beyond = [np.zeros_like(where.air), np.zeros_like(where.air)]
-    beyond[0][:, columns], beyond[1][rows, :] = where.air[:, columns], where.air[rows, :]
+    inside, air = _without_ghost(image, where)
+    (rows, columns), *_ = find_objects(inside.astype(np.int8))
+    beyond = [np.zeros_like(air), np.zeros_like(air)]
+    beyond[0][:, columns], beyond[1][rows, :] = air[:, columns], air[rows, :]
     if min(int(b.sum()) for b in beyond) < 0.01 * image.size:
         return None
     along = [float(image[b].mean()) for b in beyond]
-    level = float(image[where.inside].mean())
+    level = float(image[inside].mean())
     return abs(along[0] - along[1]) / level, "y" if along[0] > along[1] else "x"
+
+
+def _without_ghost(image: Floats, where: Parts) -> tuple[Mask, Mask]:
+    """Return object and air."""
+    rows, columns = where.inside.any(axis=1), where.inside.any(axis=0)
+    if not (rows[0] and rows[-1]) and not (columns[0] and columns[-1]):
+        return where.inside, where.air
+    core = _whole(gaussian_filter(image, 1.0) > _CORE * np.percentile(image[where.inside], 75))
+    if core is None:
+        return where.inside, where.air
+    return core, ~binary_dilation(core, iterations=_MARGIN)
 
 
 def wrapped(image: Floats, where: Parts) -> tuple[float, str]:

@@ -61,9 +61,9 @@ class CheckCtQuality(LookingAtImages):
 class CheckPetQuality(LookingAtImages):
     """How noisy is the activity where it is even? Said when the scan is over; images pass as they come."""
 
-    noise_flag: float = 0.25
+    noise_flag: float = 0.4
     """Standard deviation over the mean inside the body from which small lesions are lost."""
-    noise_hold: float = 0.8
+    noise_hold: float = 1.0
     """The same, from which a person is asked."""
 
     def __post_init__(self) -> None:

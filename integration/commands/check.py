@@ -15,16 +15,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from acquisition.errors import ConfigError
+from acquisition.scan import Scan
 from acquisition.verdict import Level, worst
+from integration import router
 from integration.checker import Checked, check
 from integration.cli import OK
+from integration.commands.arguments import add_changes, changes_of
 from integration.conformity import read_reference, written_reference
 from integration.doors.request import AUTO
-from integration.protocol import Library
+from integration.protocol import Library, Protocol
 from kernels.memory import keep_memory
 
 EXAMPLES = """
   isocenter check raw.h5
+  isocenter check views/ -p ct_helical --set ct.helical.kernel=soft
   isocenter check dicom/ --json | jq .decision
   isocenter check t1.nii.gz --modality MR
   isocenter check good_exam/ --make-reference brain_t1.yaml
@@ -40,6 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("path", type=Path, metavar="PATH", help=_WHAT)
     parser.add_argument("-p", "--protocol", default=AUTO, help="protocol for raw data (default: chosen by the header)")
+    add_changes(parser)
     parser.add_argument("--protocols", type=Path, action="append", default=[], metavar="DIR", help="more protocols")
     parser.add_argument("--modality", choices=("MR", "CT", "PT"), help="of a NIfTI file (default: CT if it is in HU)")
     parser.add_argument(
@@ -61,10 +66,12 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError("PATH", expected=_WHAT, got=f"{options.path}: there is none")
     keep_memory()
     reference = read_reference(options.protocol_reference) if options.protocol_reference else None
-    library = Library(options.protocols)
-    found = check(
-        options.path, library=library, protocol=options.protocol, modality=options.modality, reference=reference
-    )
+    library, changes = Library(options.protocols), changes_of(options.set)
+
+    def choose(scan: Scan) -> Protocol:
+        return router.choose(library, scan, options.protocol).with_changes(changes)
+
+    found = check(options.path, choose=choose, modality=options.modality, reference=reference)
     if options.make_reference:
         _make_reference(options.make_reference, found)
     level = worst(v for series in found for v in series.verdicts)

@@ -42,7 +42,7 @@ class CheckQuality(LookingAtImages):
     """Part of the border at which the object comes in from the opposite side."""
     zipper_flag: float = 15.0
     """Brightness of a line through the air, in standard deviations of all such lines."""
-    edge_flag_px: float = 5.0
+    edge_flag_px: float = 4.5
     """Width of the sharpest edges from which the image is blurred [pixels]."""
 
     def __post_init__(self) -> None:
@@ -102,7 +102,7 @@ class CheckQuality(LookingAtImages):
         return Verdict(
             check="quality.contrast",
             level=Level.FLAG if low else Level.PASS,
-            advice="Tissues look alike within the noise: is this the contrast that was wanted?"
+            advice="Tissues look alike within the noise: make sure that this is the contrast that was wanted."
             if low
             else "Tissues are told apart.",
             value=value,

@@ -78,6 +78,12 @@ class CheckSeries:
         yield self._steadiness()
         yield self._signal(len(self._still.motions))
 
+    @property
+    def _seen(self) -> list[_Time]:
+        """Return the slices in which there is something."""
+        top = max(over.top for over in self._over.values())
+        return [over for over in self._over.values() if over.top >= 0.3 * top]
+
     def _take(self, image: Image) -> None:
         if image.position.repetition != self._repetition:
             self._end_volume()
@@ -123,7 +129,7 @@ class CheckSeries:
         )
 
     def _steadiness(self) -> Verdict:
-        dvars = _dvars(list(self._over.values()))
+        dvars = _dvars(self._seen)
         middle = float(np.median(dvars))
         spread = 1.4826 * float(np.median(np.abs(dvars - middle)))
         out = (dvars > middle + _OUTLIER * spread) & (dvars > 1.5 * middle)
@@ -141,7 +147,7 @@ class CheckSeries:
         )
 
     def _signal(self, n: int) -> Verdict:
-        value = float(np.median(np.concatenate([over.tsnr() for over in self._over.values()])))
+        value = float(np.median(np.concatenate([over.tsnr() for over in self._seen])))
         low = value < self.tsnr_flag
         return Verdict(
             check="quality.tsnr",
@@ -167,7 +173,8 @@ class _Time:
         """Take the next volume's slice."""
         if self._last is None:
             self._mean, self._square = np.zeros(plane.shape), np.zeros(plane.shape)
-            self.inside = plane > 0.2 * np.percentile(plane, 98)
+            self.top = float(np.percentile(plane, 98))
+            self.inside = plane > 0.2 * self.top
         else:
             self.changes.append(float(((plane - self._last)[self.inside].astype(float) ** 2).sum()))
         self._last = plane
