@@ -198,8 +198,8 @@ def ghosts(image: Floats, where: Parts) -> tuple[float, str] | None:
 
 def _without_ghost(image: Floats, where: Parts) -> tuple[Mask, Mask]:
     """Return object and air."""
-    rows, columns = where.inside.any(axis=1), where.inside.any(axis=0)
-    if not (rows[0] and rows[-1]) and not (columns[0] and columns[-1]):
+    inside = where.inside
+    if not (inside[0].any() and inside[-1].any()) and not (inside[:, 0].any() and inside[:, -1].any()):
         return where.inside, where.air
     core = _whole(gaussian_filter(image, 1.0) > _CORE * np.percentile(image[where.inside], 75))
     if core is None:
