@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,8 @@ _MARGIN, _SCALE = 10, 2
 _LINE = HEIGHT * _SCALE + 6
 _MOST = 3
 _YELLOW, _RED, _WHITE = (255, 220, 0), (255, 70, 40), (235, 235, 235)
+_LETTERS = ("RL", "AP", "FH")
+"""Sides of the patient at smaller and larger LPS coordinates."""
 _NAMES = ("SAGITTAL", "CORONAL", "AXIAL")
 
 
@@ -33,7 +35,7 @@ def page(shown: Sequence[Shown], plan: SlicePlan) -> Picture:
     plan
         What its words tell.
     """
-    panels = [_panel(*one) for one in _chosen(shown, plan)]
+    panels = [_panel(one, outer={0, plan.n_slices - 1}) for one in _chosen(shown, plan)]
     words = _words(plan)
     height = _SIDE + _LINE + 3 * _MARGIN + len(words) * _LINE
     width = max(len(panels) * (_SIDE + _MARGIN) + _MARGIN, 2 * _SIDE + 3 * _MARGIN)
@@ -58,8 +60,9 @@ def _chosen(shown: Sequence[Shown], plan: SlicePlan) -> list[Shown]:
     return [best[axis][1] for axis in sorted(best)][:_MOST]
 
 
-def _panel(pixels: NDArray[np.float64], grid: Grid, lines: Sequence[Line]) -> tuple[Picture, str]:
-    """Return one image in a square, its shape kept, with its lines; the first and the last one red."""
+def _panel(shown: Shown, *, outer: set[int]) -> tuple[Picture, str]:
+    """Return one image in a square, its shape kept, with its lines, the `outer` ones red, and where its sides look."""
+    pixels, grid, lines = shown
     n_y, n_x = pixels.shape
     size = np.array([n_y * grid.spacing_mm[1], n_x * grid.spacing_mm[2]])
     scale = _SIDE / size.max()
@@ -71,11 +74,25 @@ def _panel(pixels: NDArray[np.float64], grid: Grid, lines: Sequence[Line]) -> tu
     y0, x0 = (_SIDE - ny) // 2, (_SIDE - nx) // 2
     out[y0 : y0 + ny, x0 : x0 + nx] = (200 * grey).astype(np.uint8)[..., None]
     corner, zoom = np.array([x0, y0]), np.array([nx / n_x, ny / n_y])
-    outer = {lines[0].slice, lines[-1].slice}
     for line in lines:
         start, stop = (corner + (np.asarray(end) + 0.5) * zoom for end in (line.start, line.stop))
         _draw(out, start, stop, colour=_RED if line.slice in outer else _YELLOW)
+    for letter, place in _sides(grid):
+        _write(out, letter, place, _WHITE)
     return out, _NAMES[int(np.argmax(np.abs(grid.normal)))]
+
+
+def _sides(grid: Grid) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Yield the letter of each side of an image, left, right, top, bottom, and where it is written (y, x)."""
+    middle, far = (_SIDE - HEIGHT * _SCALE) // 2, _SIDE - HEIGHT * _SCALE - 2
+    for direction, before, after in (
+        (grid.x_dir, (middle, 2), (middle, far)),
+        (grid.y_dir, (2, middle), (far, middle)),
+    ):
+        axis = int(np.argmax(np.abs(direction)))
+        towards = _LETTERS[axis] if direction[axis] > 0 else _LETTERS[axis][::-1]
+        yield towards[0], before
+        yield towards[1], after
 
 
 def _draw(

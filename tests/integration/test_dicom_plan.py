@@ -12,11 +12,13 @@ import pytest
 from acquisition.errors import DataError, FileFormatError
 from acquisition.geometry import Grid
 from acquisition.items import Image, Position
+from acquisition.plan_lines import plan_lines
 from acquisition.scan import Scan
 from acquisition.slice_plan import SlicePlan
 from integration.dicom.mr import MrSeries
 from integration.dicom.plan import GSPS, SECONDARY_CAPTURE, Localizer, localizer, plan_objects
 from integration.letters import lettered
+from integration.plan_page import page
 from tests.integration.dicom_samples import NOW, bare_scan, full_scan, parsed, validate
 from tests.peers import program
 
@@ -56,9 +58,9 @@ def localizers(scan: Scan | None = None) -> list[Localizer]:
     "scan", [full_scan(), bare_scan(), replace(full_scan(), study=replace(full_scan().study, body_part="KNEE"))]
 )
 def test_both_objects_are_valid(scan: Scan, tmp_path: Path) -> None:
-    state, page = plan_objects(localizers(scan), PLAN, "job-1", now=NOW)
+    state, burned_in = plan_objects(localizers(scan), PLAN, "job-1", now=NOW)
     assert validate(state.data, tmp_path, "GrayscaleSoftcopyPresentationState") == []
-    assert validate(page.data, tmp_path, "SCImage") == []
+    assert validate(burned_in.data, tmp_path, "SCImage") == []
 
 
 @pytest.mark.peer("dcmtk")
@@ -96,8 +98,8 @@ def test_the_lines_lie_in_the_planned_slices() -> None:
 
 
 def test_the_page_shows_lines_and_words() -> None:
-    _, page = plan_objects(localizers(), PLAN, "job-1", now=NOW)
-    ds = parsed(page)
+    _, made = plan_objects(localizers(), PLAN, "job-1", now=NOW)
+    ds = parsed(made)
     assert (ds.SOPClassUID, ds.BurnedInAnnotation, ds.Modality) == (SECONDARY_CAPTURE, "YES", "OT")
     picture = ds.pixel_array.astype(int)
     assert picture.shape == (ds.Rows, ds.Columns, 3)
@@ -113,6 +115,16 @@ def test_the_page_shows_lines_and_words() -> None:
         if (yellow[y : y + words.shape[0], x : x + words.shape[1]] == words).all()
     ]
     assert len(found) == 1
+
+
+def test_the_page_tells_the_sides_of_each_image() -> None:
+    shown = sorted(localizers(), key=lambda one: int(np.argmax(np.abs(one.grid.normal))))
+    picture = page([(one.pixels, one.grid, plan_lines(PLAN, one.grid)) for one in shown], PLAN)
+    white = (picture == (235, 235, 235)).all(axis=-1)
+    for k, (left, top) in enumerate((("A", "H"), ("R", "H"), ("R", "A"))):
+        x, middle = 10 + k * 394, (384 - 14) // 2
+        assert (white[10 + middle :, x + 2 :][:14, :12] == lettered(left, 2)).all()
+        assert (white[10 + 2 :, x + middle :][:14, :12] == lettered(top, 2)).all()
 
 
 def test_the_same_plan_has_the_same_uids() -> None:
