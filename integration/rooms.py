@@ -61,7 +61,8 @@ def prepare(library: Library, request: Request, scan: Scan) -> Prepared:
     if request.changes:
         protocol = protocol.with_changes(request.changes)
     found = (_chosen(protocol.name),) if request.protocol == AUTO else ()
-    return Prepared(protocol.name, Run(scan, protocol), found)
+    run = Run(scan, protocol)
+    return Prepared(protocol.name, run, found, run.plans)
 
 
 def _chosen(name: str) -> Verdict:

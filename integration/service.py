@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from acquisition.errors import IsocenterError, SetupError
+from integration.console.gallery import Gallery
 from integration.delivery.destination import Destination
 from integration.delivery.journal import Journal
 from integration.delivery.sender import SenderProcess
@@ -58,6 +59,8 @@ class Plan:
     """How long recordings are kept whose images no archive vouches for [s]."""
     drain_s: float = 30.0
     """How long running scans may go on when the service is stopped [s]."""
+    picture_bytes: int = 0
+    """Memory for the pictures of the console page [bytes]; 0: no console, only the status page."""
 
 
 Rooms = Callable[[Plan, Journal, Spool], Hooks]
@@ -92,7 +95,8 @@ class Service:
         self.recorder = Recorder(plan.data / "raw", self.spool)
         hooks = rooms(plan, self.journal, self.spool)
         self.sender = SenderProcess(plan.data, plan.destinations)
-        self.house = House(self.journal, self.recorder, _waking(hooks, self.sender))
+        gallery = Gallery(plan.picture_bytes)
+        self.house = House(self.journal, self.recorder, _waking(hooks, self.sender), gallery=gallery)
         self.server = MrdServer(self.house.attend, plan.limits)
         self.page = None if plan.http_port is None else StatusPage(self)
         self._recovery = threading.Thread(target=self.house.recover, name="recovery", daemon=True)
