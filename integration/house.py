@@ -43,8 +43,8 @@ class Hooks:
     """Chooses the reconstruction of a job."""
     exporter: Callable[[Scan, str], Export]
     """Makes the exporter of a job."""
-    finish: Callable[[str], None] = lambda job: None
-    """Told that a job makes no more images."""
+    finish: Callable[[str, Sequence[Verdict]], None] = lambda job, verdicts: None
+    """Told that a job makes no more images, and what was found."""
     adopt: Callable[[], object] = lambda: None
     """Queues what lies in the spool although nobody knows it; called once, after the replays."""
     expected: Callable[[], None] = lambda: None
@@ -201,12 +201,13 @@ class House:
 
     def finish_job(self, job: str, state: JobState, reason: str, verdicts: Iterable[Verdict]) -> None:
         """Write down how it ended, once all that it made is durable."""
+        found = [*verdicts, *self.recorder.verdicts(job)]
         if job == self._replaying:
-            self.hooks.finish(job)
+            self.hooks.finish(job, found)
         else:
-            self._exports.submit(self.hooks.finish, job).result()
+            self._exports.submit(self.hooks.finish, job, found).result()
             self.hooks.exported()
-        self.journal.finish_job(job, state, reason=reason, verdicts=[*verdicts, *self.recorder.verdicts(job)])
+        self.journal.finish_job(job, state, reason=reason, verdicts=found)
 
     def made(self, job: str, image: Image) -> Moments:
         """Note the time at which an image was ready."""

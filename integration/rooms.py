@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from acquisition.scan import Scan
 from acquisition.verdict import Level, Verdict
 from integration import router
+from integration.answers import REPORTS
 from integration.companion import FOLDER
 from integration.delivery.journal import Journal
 from integration.delivery.spool import Spool
@@ -26,16 +28,16 @@ def rooms(library: Library) -> Rooms:
     def build(plan: Plan, journal: Journal, spool: Spool) -> Hooks:
         names = [destination.name for destination in plan.destinations]
         exporters: dict[str, SpoolExporter] = {}
-        folder = plan.data / FOLDER
+        folder, reports = plan.data / FOLDER, plan.data / REPORTS
 
         def exporter(scan: Scan, job: str) -> Export:
-            made = SpoolExporter(spool, journal, destinations=plan.destinations, scan=scan, job=job)
+            made = SpoolExporter(spool, journal, destinations=plan.destinations, scan=scan, job=job, reports=reports)
             exporters[job] = made
             return lambda image: made.send(image).sop_uids
 
-        def finish(job: str) -> None:
+        def finish(job: str, verdicts: Sequence[Verdict]) -> None:
             if job in exporters:
-                exporters.pop(job).finish()
+                exporters.pop(job).finish(verdicts)
 
         return Hooks(
             prepare=lambda request, scan, job: prepare(library, request, replace(scan, companions=folder)),

@@ -1,4 +1,7 @@
-"""One scan through one protocol: Steps opened, fed, closed; images stamped with their origin, held at the gate."""
+"""One scan through one protocol: Steps opened, fed, closed; images stamped with their origin, judged at the gate.
+
+Images that the gate holds come out, too: who takes them asks `gate.holds`.
+"""
 
 from __future__ import annotations
 
@@ -104,7 +107,7 @@ class Run:
                 image = self._stamped(item)
                 if self._gate.passes(image):
                     self._images[image.output] += 1
-                    yield image
+                yield image
             elif isinstance(item, Verdict):
                 self._found.append(item)
             elif isinstance(item, SlicePlan):

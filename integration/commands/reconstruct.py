@@ -20,6 +20,7 @@ from integration.commands.arguments import add_changes, changes_of
 from integration.companion import fingerprint
 from integration.doors.request import AUTO
 from integration.export import FolderExporter
+from integration.gate import holds
 from integration.protocol import Library, Protocol
 from integration.runner import Run
 from integration.volume import Volumes
@@ -81,8 +82,10 @@ def run(options: argparse.Namespace) -> int:
     work, volumes, paths, seen = Run(raw.scan, protocol), Volumes(), list[str](), dict[Verdict, None]()
     started, n_images = time.perf_counter(), 0
     for image in reconstructed(work, _watched(raw, quiet=options.json)):
-        n_images += 1
         seen |= dict.fromkeys(image.verdicts)
+        if holds(image):
+            continue
+        n_images += 1
         if exporter is not None:
             receipt = exporter.send(image)
             paths += map(str, receipt.paths)

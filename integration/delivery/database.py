@@ -43,6 +43,14 @@ CREATE INDEX deliveries_due ON deliveries (destination, state, next_attempt);
 CREATE INDEX deliveries_by_transaction ON deliveries (transaction_uid) WHERE transaction_uid != '';
 CREATE TABLE outages (destination TEXT PRIMARY KEY, since REAL NOT NULL, last_error TEXT NOT NULL);
 """
+_ADDED = (
+    """CREATE TABLE IF NOT EXISTS answers (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, job TEXT NOT NULL REFERENCES jobs (job), word TEXT NOT NULL,
+    who TEXT NOT NULL, why TEXT NOT NULL, at REAL NOT NULL)""",
+    "CREATE INDEX IF NOT EXISTS answers_by_job ON answers (job)",
+    "CREATE TABLE IF NOT EXISTS held (sop_uid TEXT PRIMARY KEY REFERENCES images (sop_uid), job TEXT NOT NULL)",
+)
+"""Tables that version 1 did not have from its first day: journals from before get them when they are opened."""
 
 
 class Database:
@@ -176,6 +184,10 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
+    known = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+    if not {"answers", "answers_by_job", "held"} <= known:
+        for statement in _ADDED:
+            connection.execute(statement)
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> object:

@@ -167,6 +167,8 @@ class _Views:
                 "deliveries": [_delivery(d) for d in deliveries],
                 "timeline": [m.as_dict() for m in moments],
                 "latency_ms": latencies(moments),
+                "answers": [answer.as_dict() for answer in journal.answers.of(name)],
+                "waiting": len(journal.answers.held(name)),
             }
         )
 
