@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from acquisition.errors import IsocenterError, StorageFullError
 from acquisition.items import Image
@@ -51,6 +52,8 @@ class Hooks:
     """Told that a scan has begun, so that there will be something to deliver."""
     exported: Callable[[], None] = lambda: None
     """Told that there is something to deliver."""
+    protocols: Sequence[dict[str, Any]] = ()
+    """What can be reconstructed, for people."""
 
 
 class House:
@@ -68,9 +71,7 @@ class House:
         Keeps pictures for the console; None: nobody looks.
     """
 
-    def __init__(
-        self, journal: Journal, recorder: Recorder, hooks: Hooks, *, gallery: Gallery | None = None
-    ) -> None:
+    def __init__(self, journal: Journal, recorder: Recorder, hooks: Hooks, *, gallery: Gallery | None = None) -> None:
         self.journal, self.recorder, self.hooks = journal, recorder, hooks
         self.timeline, self.gallery = Timeline(), gallery or Gallery()
         self.recovered = threading.Event()

@@ -44,6 +44,7 @@ def rooms(library: Library) -> Rooms:
             exporter=exporter,
             finish=finish,
             adopt=lambda: recover(spool, journal, names),
+            protocols=[protocol.model_dump(mode="json") for protocol in library],
         )
 
     return build

@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from starlette.requests import Request
 
-from integration.console.replies import Refused
+from integration.console.replies import RefusedError
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost", "[::1]"})
 """Hosts at which only this computer's own users are heard."""
@@ -31,7 +31,7 @@ class Right(StrEnum):
 
 
 Guard = Callable[[Request, Right], None]
-"""Raises `Refused` (401, 403) when the sender of a request lacks a right."""
+"""Raises `RefusedError` (401, 403) when the sender of a request lacks a right."""
 
 
 def own_page(request: Request, right: Right) -> None:
@@ -39,14 +39,14 @@ def own_page(request: Request, right: Right) -> None:
 
     Raises
     ------
-    Refused
+    RefusedError
         The request comes from another site.
     """
     if right is Right.LOOK:
         return
     origin = request.headers.get("origin")
     if origin is not None and origin.split("//")[-1] != request.headers.get("host"):
-        raise Refused(
+        raise RefusedError(
             request.url.path,
             status=403,
             expected="a request from this console's own page",

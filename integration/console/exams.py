@@ -18,7 +18,6 @@ MOST = 200
 """Exams in one answer."""
 _LOOPS = ("slice", "contrast", "phase", "repetition", "set", "average")
 _RANK = {level.value: rank for rank, level in enumerate(Level)}
-_SHOWN_ON = 12  # pictures that are named as evidence of one finding
 
 Finding = dict[str, Any]
 """A verdict as JSON, with the pictures that carry it."""
@@ -43,9 +42,14 @@ class Exams:
         delivered, images = journal.progress.deliveries(limit), journal.progress.images(limit)
         known = journal.jobs(limit)
         begun = {job.job for job in known}
+        answers = journal.progress.answers(limit)
         opening = [_opening(s) for s in live.values() if s.job not in begun and s.scan is not None]
         jobs = [*opening, *known][:limit]
-        return [self._row(job, delivered.get(job.job, {}), images.get(job.job, 0), live.get(job.job)) for job in jobs]
+        return [
+            self._row(job, delivered.get(job.job, {}), images.get(job.job, 0), live.get(job.job))
+            | {"answer": answers.get(job.job)}
+            for job in jobs
+        ]
 
     def row(self, name: str) -> dict[str, Any] | None:
         """Return one exam, None if it is unknown."""
@@ -58,7 +62,9 @@ class Exams:
             states = delivered.setdefault(d.destination, {})
             states[d.state] = states.get(d.state, 0) + 1
             uids.add(d.sop_uid)
-        return self._row(job, delivered, len(uids), live)
+        answer = self._service.console.answers.last(name)
+        row = self._row(job, delivered, len(uids), live)
+        return row | {"answer": answer.as_dict() if answer else None}
 
     def findings(self, name: str) -> list[Finding] | None:
         """Return what was found, the most severe first, each with the pictures that carry it; None: unknown exam."""
@@ -75,14 +81,11 @@ class Exams:
         told = [v.as_dict() for v in self._service.house.found(job.job)] if live else job.verdicts
         for verdict in told:
             found.setdefault(_key(verdict), dict(verdict) | {"pictures": [], "times": 0})
-        for series in self._service.house.gallery.series(job.job):
-            for sheet in series.sheets:
-                for verdict in sheet.verdicts:
-                    row = verdict.as_dict()
-                    kept = found.setdefault(_key(row), dict(row) | {"pictures": [], "times": 0})
-                    kept["times"] += 1
-                    if len(kept["pictures"]) < _SHOWN_ON:
-                        kept["pictures"].append({"output": series.output, "number": sheet.first + sheet.n // 2})
+        for carried in self._service.house.gallery.findings(job.job):
+            row = carried.verdict.as_dict()
+            kept = found.setdefault(_key(row), dict(row))
+            pictures = [{"output": output, "number": number} for output, number in carried.pictures]
+            kept |= {"pictures": pictures, "times": carried.times}
         return sorted(found.values(), key=lambda row: -_RANK[row["level"]])
 
     def _row(
@@ -117,7 +120,9 @@ def expected_readouts(scan: Scan) -> int | None:
     total = 0.0
     for encoding in scan.mr.encodings:
         lines = prod(encoding.limit(name).maximum + 1 for name in ("k1", "k2"))
-        total += lines * prod(encoding.limit(name).maximum + 1 for name in _LOOPS) / max(1.0, prod(encoding.acceleration))
+        total += (
+            lines * prod(encoding.limit(name).maximum + 1 for name in _LOOPS) / max(1.0, prod(encoding.acceleration))
+        )
     return round(total) or None
 
 

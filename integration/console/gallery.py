@@ -28,6 +28,7 @@ from integration.dicom.pixels import Scale, extent, first_scale, fitting, store,
 LOG = logging.getLogger(__name__)
 
 _MOST_EXAMS = 64
+_SHOWN_ON = 12  # pictures that are named as evidence of one finding
 _COUNTERS = ("contrast", "phase", "repetition", "set", "average")
 
 
@@ -79,6 +80,18 @@ class Series:
 
 
 @dataclass(slots=True)
+class Found:
+    """One finding, however many pictures carry it."""
+
+    verdict: Verdict
+    """What was found."""
+    times: int = 0
+    """Images that carry it."""
+    pictures: list[tuple[str, int]] = field(default_factory=list)
+    """The first of them: output and number of the slice."""
+
+
+@dataclass(slots=True)
 class Exhibit:
     """What is shown of one scan."""
 
@@ -86,6 +99,8 @@ class Exhibit:
     """Its header."""
     series: dict[str, Series] = field(default_factory=dict)
     """By output."""
+    findings: dict[tuple[str, str, str], Found] = field(default_factory=dict)
+    """What its images carry, by check, level and advice."""
     plans: Sequence[SlicePlan] = ()
     """Where the next series shall go; grows while the scan runs, the last one counts."""
     adjusted: SlicePlan | None = None
@@ -133,6 +148,7 @@ class Gallery:
             known = exhibit.series.setdefault(image.output, series)
             sheet.first, known.scale = known.n, sheet.scale
             known.sheets.append(sheet)
+            _note(exhibit.findings, sheet, image.output)
             self._held.append(sheet)
             self.used_bytes += _size(sheet)
             self._make_room()
@@ -169,6 +185,12 @@ class Gallery:
         with self._lock:
             exhibit = self._exhibits.get(job)
             return [replace(s, sheets=list(s.sheets)) for s in exhibit.series.values()] if exhibit else []
+
+    def findings(self, job: str) -> list[Found]:
+        """Return what the images of a scan carry."""
+        with self._lock:
+            exhibit = self._exhibits.get(job)
+            return [replace(f, pictures=list(f.pictures)) for f in exhibit.findings.values()] if exhibit else []
 
     def counts(self) -> Mapping[str, dict[str, int]]:
         """Return the number of slices by job and output."""
@@ -215,7 +237,9 @@ class Gallery:
             known = exhibit.series.get(image.output) if exhibit else None
         scale, _ = fitting(known.scale if known else first_scale(shown, low, high), low, high)
         network = image.provenance.network
-        series = Series(image.output, image.unit, image.kind, f"{network.card} {network.version}" if network else "", scale)
+        series = Series(
+            image.output, image.unit, image.kind, f"{network.card} {network.version}" if network else "", scale
+        )
         counters = {name: n for name in _COUNTERS if (n := getattr(image.position, name))}
         sheet = Sheet(
             first=0,
@@ -229,6 +253,14 @@ class Gallery:
             n=len(slices),
         )
         return sheet, series
+
+
+def _note(findings: dict[tuple[str, str, str], Found], sheet: Sheet, output: str) -> None:
+    for verdict in sheet.verdicts:
+        found = findings.setdefault((verdict.check, verdict.level.value, verdict.advice), Found(verdict))
+        found.times += 1
+        if len(found.pictures) < _SHOWN_ON:
+            found.pictures.append((output, sheet.first + sheet.n // 2))
 
 
 def _size(sheet: Sheet) -> int:
@@ -260,4 +292,4 @@ def frames(series: Series, after: int = 0) -> list[dict[str, Any]]:
     return found
 
 
-__all__ = ["Exhibit", "Gallery", "Picture", "Series", "Sheet", "frames"]
+__all__ = ["Exhibit", "Found", "Gallery", "Picture", "Series", "Sheet", "frames"]

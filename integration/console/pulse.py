@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 import anyio.to_thread
 from anyio import CapacityLimiter
 
-from integration.console.replies import Refused
+from integration.console.replies import RefusedError
 
 LOOK_S = 0.25
 """Time between two looks [s]."""
@@ -55,11 +55,11 @@ class Pulse:
 
         Raises
         ------
-        Refused
+        RefusedError
             There are too many.
         """
         if len(self._listeners) >= MOST_LISTENERS:
-            raise Refused(
+            raise RefusedError(
                 "/api/events",
                 status=503,
                 expected=f"at most {MOST_LISTENERS} open pages",

@@ -20,7 +20,7 @@ LARGEST_BODY = 64 << 10
 _Body = TypeVar("_Body", bound=BaseModel)
 
 
-class Refused(InputError):
+class RefusedError(InputError):
     """A request that cannot be answered.
 
     Parameters
@@ -36,10 +36,12 @@ class Refused(InputError):
         self.status = status
 
 
-def missing(what: str, name: str, see: str) -> Refused:
+def missing(what: str, name: str, see: str) -> RefusedError:
     """Return the refusal of something that is not there."""
     action = f"see {see}"
-    return Refused(f"{what} {name[:100]}", status=404, expected=f"a known {what}", got="an unknown one", action=action)
+    return RefusedError(
+        f"{what} {name[:100]}", status=404, expected=f"a known {what}", got="an unknown one", action=action
+    )
 
 
 def number(request: Request, name: str, default: int, *, low: int, high: int) -> int:
@@ -47,12 +49,14 @@ def number(request: Request, name: str, default: int, *, low: int, high: int) ->
 
     Raises
     ------
-    Refused
+    RefusedError
         It is none, or out of range.
     """
     text = request.query_params.get(name, str(default))
     if not (text.isascii() and text.isdecimal() and len(text) < 19 and low <= int(text) <= high):
-        raise Refused(name, status=400, expected=f"a whole number from {low} to {high}", got=text[:40], action="correct it")
+        raise RefusedError(
+            name, status=400, expected=f"a whole number from {low} to {high}", got=text[:40], action="correct it"
+        )
     return int(text)
 
 
@@ -61,7 +65,7 @@ def value(request: Request, name: str) -> float | None:
 
     Raises
     ------
-    Refused
+    RefusedError
         It is no number.
     """
     text = request.query_params.get(name)
@@ -72,7 +76,9 @@ def value(request: Request, name: str) -> float | None:
     except ValueError:
         found = float("nan")
     if not abs(found) < 1e30:
-        raise Refused(name, status=400, expected="a finite number", got=text[:40], action="correct it or leave it out")
+        raise RefusedError(
+            name, status=400, expected="a finite number", got=text[:40], action="correct it or leave it out"
+        )
     return found
 
 
@@ -81,27 +87,27 @@ async def body(request: Request) -> Any:
 
     Raises
     ------
-    Refused
+    RefusedError
         It is too long, of another type, or no JSON object.
     """
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     where = f"{request.method} {request.url.path}"
     if kind != "application/json":
         got = kind[:60] or "none"
-        raise Refused(where, status=415, expected="content type application/json", got=got, action="send JSON")
+        raise RefusedError(where, status=415, expected="content type application/json", got=got, action="send JSON")
     raw = bytearray()
     async for chunk in request.stream():
         raw += chunk
         if len(raw) > LARGEST_BODY:
             expected = f"at most {LARGEST_BODY} bytes"
-            raise Refused(where, status=413, expected=expected, got="more", action="send less")
+            raise RefusedError(where, status=413, expected=expected, got="more", action="send less")
     try:
         document = json.loads(bytes(raw))
     except (ValueError, RecursionError) as error:
-        raise Refused(where, status=400, expected="JSON", got=str(error)[:100], action="correct it") from error
+        raise RefusedError(where, status=400, expected="JSON", got=str(error)[:100], action="correct it") from error
     if not isinstance(document, dict):
         got = type(document).__name__
-        raise Refused(where, status=400, expected="a JSON object", got=got, action="correct it")
+        raise RefusedError(where, status=400, expected="a JSON object", got=got, action="correct it")
     return document
 
 
@@ -110,7 +116,7 @@ def parsed(model: type[_Body], document: Any, where: str) -> _Body:
 
     Raises
     ------
-    Refused
+    RefusedError
         A key or value is wrong; the message names the first.
     """
     try:
@@ -119,12 +125,14 @@ def parsed(model: type[_Body], document: Any, where: str) -> _Body:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "body"
         got = repr(first["input"])[:80]
-        raise Refused(f"{where}: {place}", status=422, expected=first["msg"], got=got, action="correct it") from error
+        raise RefusedError(
+            f"{where}: {place}", status=422, expected=first["msg"], got=got, action="correct it"
+        ) from error
 
 
 def told(request: Request, error: IsocenterError) -> Response:
     """Answer with an error of ours."""
-    status = error.status if isinstance(error, Refused) else 422 if isinstance(error, ConfigError) else 500
+    status = error.status if isinstance(error, RefusedError) else 422 if isinstance(error, ConfigError) else 500
     if status == 500:
         LOG.error("%s: %s", request.url.path, error)
     return JSONResponse(_document(error), status_code=status)
@@ -132,9 +140,9 @@ def told(request: Request, error: IsocenterError) -> Response:
 
 def refused(request: Request, error: HTTPException) -> Response:
     """Answer with an error of the web server's."""
-    if error.status_code == 404:
+    if error.status_code == 404 and error.detail == "Not Found":
         return told(request, missing("address", request.url.path, "/api"))
-    problem = Refused(request.url.path, status=error.status_code, got=f"{request.method}: {error.detail}")
+    problem = RefusedError(error.detail, status=error.status_code)
     return JSONResponse(_document(problem), status_code=error.status_code, headers=error.headers)
 
 

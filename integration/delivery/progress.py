@@ -39,6 +39,12 @@ class Progress:
         sql = f"SELECT job, count(*) AS n FROM images WHERE job IN {_LATEST} GROUP BY job"
         return {r["job"]: r["n"] for r in self._db.rows(sql, {"limit": limit})}
 
+    def answers(self, limit: int) -> dict[str, dict[str, object]]:
+        """Return by job the answer that counts, of the latest `limit` jobs."""
+        sql = f"""SELECT job, word, who, why, at FROM answers WHERE id IN
+            (SELECT max(id) FROM answers WHERE job IN {_LATEST} GROUP BY job)"""
+        return {r["job"]: dict(r) for r in self._db.rows(sql, {"limit": limit})}
+
     def states(self) -> dict[str, int]:
         """Return the number of all jobs by state."""
         return {r["state"]: r["n"] for r in self._db.rows("SELECT state, count(*) AS n FROM jobs GROUP BY state")}
