@@ -28,7 +28,7 @@ STATIC = Path(__file__).parent / "static"
 _THREADS = 3  # the console never takes more of the computer than this
 _EXAMS = 50  # that are told by events
 _SAFE = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; frame-ancestors 'none'; base-uri 'none'",
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
@@ -38,7 +38,6 @@ _TYPES = {
     ".css": "text/css",
     ".js": "text/javascript",
     ".json": "application/json",
-    ".svg": "image/svg+xml",
 }
 
 

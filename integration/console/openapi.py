@@ -16,8 +16,9 @@ _ERROR = {
     "properties": {name: {"type": "string"} for name in ("error", "where", "expected", "got", "action")},
 }
 _EVENTS = (
-    "Server-sent events. Everything that there is comes first, then what changes: `exam` (a row of /api/exams), `images` "
-    "(slices by output), `plan`, `destination`, `load`, `ready`. Each has the data {key, value}; value null: it is gone."
+    "Server-sent events. Everything that there is comes first, then what changes: `exam` (a row of /api/exams), "
+    "`images` (slices by output), `plan`, `destination`, `load`, `ready`. Each has the data {key, value}; "
+    "value null: it is gone."
 )
 
 
