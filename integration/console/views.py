@@ -163,7 +163,7 @@ class Views:
         """Return the state of each destination, also of those to which nothing went yet."""
         found = {name: asdict(status) for name, status in self.service.console.status().items()}
         for destination in self.service.plan.destinations:
-            empty = {"name": destination.name, "counts": {}, "down_since": None, "last_error": ""}
+            empty: dict[str, Any] = {"name": destination.name, "counts": {}, "down_since": None, "last_error": ""}
             found.setdefault(destination.name, empty)
             found[destination.name]["enabled"] = destination.enabled
         return found
