@@ -52,9 +52,8 @@ function examButton(exam, chosen, choose) {
   const bar = running(exam) && (part === null || part === undefined ? el("progress") : el("progress", {max: 1, value: part}));
   return el("button", {kind: `exam ${kind}`, aria_pressed: String(chosen), onclick: () => choose(exam.job), "data-job": exam.job},
     el("b", {text: `${exam.modality} ${seriesOf(exam)}`}),
-    el("span", {kind: "when", text: exam.opened_at ? time(exam.opened_at) : ""}),
     el("span", {kind: "chip", text: word}),
-    el("span", {kind: "count", text: t("exams.images", {n: exam.images})}),
+    el("span", {kind: "count", text: [exam.opened_at && time(exam.opened_at), t("exams.images", {n: exam.images})].filter(Boolean).join(" · ")}),
     ...(bar ? [bar] : []));
 }
 

@@ -179,7 +179,7 @@ export class Viewer {
     const [centre, width] = this.window(shown), f = shown.frames, size = this.#size(1.1);
     const place = f.places.findIndex(p => p.frames.includes(shown.frame));
     const lines = [this.name(f), `${place + 1} / ${f.places.length}   ${shown.frame.at_mm.toFixed(1)} mm`,
-      `C ${centre.toPrecision(3)}  W ${width.toPrecision(3)} ${f.unit}`];
+      `C ${centre.toPrecision(3)}  W ${width.toPrecision(3)} ${f.unit === "1" ? "" : f.unit}`];
     lines.forEach((text, i) => {
       const x = side === "left" ? box.x + 10 : box.x + box.w - 10;
       this.context.textAlign = side === "left" ? "left" : "right";
