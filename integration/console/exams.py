@@ -35,36 +35,25 @@ class Exams:
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    def rows(self, limit: int) -> list[dict[str, Any]]:
-        """Return the latest exams, newest first; those that have only a header come before all others."""
+    def rows(self, limit: int, only: str | None = None) -> list[dict[str, Any]]:
+        """Return the latest exams, newest first, or one; those that have only a header come before all others."""
         journal = self._service.console
-        live = {s.job: s for s in self._service.house.sessions()}
-        delivered, images = journal.progress.deliveries(limit), journal.progress.images(limit)
-        known = journal.jobs(limit)
+        live = {s.job: s for s in self._service.house.sessions() if only in (None, s.job)}
+        delivered, images = journal.progress.deliveries(limit, only), journal.progress.images(limit, only)
+        answers = journal.progress.answers(limit, only)
+        known = journal.jobs(limit) if only is None else [j for j in [journal.job(only)] if j is not None]
         begun = {job.job for job in known}
-        answers = journal.progress.answers(limit)
         opening = [_opening(s) for s in live.values() if s.job not in begun and s.scan is not None]
-        jobs = [*opening, *known][:limit]
         return [
             self._row(job, delivered.get(job.job, {}), images.get(job.job, 0), live.get(job.job))
             | {"answer": answers.get(job.job)}
-            for job in jobs
+            for job in [*opening, *known][:limit]
         ]
 
     def row(self, name: str) -> dict[str, Any] | None:
         """Return one exam, None if it is unknown."""
-        job, live = self._job(name)
-        if job is None:
-            return None
-        delivered: dict[str, dict[str, int]] = {}
-        uids = set()
-        for d in self._service.console.deliveries(name):
-            states = delivered.setdefault(d.destination, {})
-            states[d.state] = states.get(d.state, 0) + 1
-            uids.add(d.sop_uid)
-        answer = self._service.console.answers.last(name)
-        row = self._row(job, delivered, len(uids), live)
-        return row | {"answer": answer.as_dict() if answer else None}
+        found = self.rows(1, name)
+        return found[0] if found else None
 
     def findings(self, name: str) -> list[Finding] | None:
         """Return what was found, the most severe first, each with the pictures that carry it; None: unknown exam."""

@@ -41,7 +41,13 @@ PLAN = SlicePlan(
     confidence=0.9,
 )
 FLAG = Verdict(
-    check="check.ghost", level=Level.FLAG, advice="A ghost was seen.", value=0.12, limit=0.05, unit="1", evidence="row 3"
+    check="check.ghost",
+    level=Level.FLAG,
+    advice="A ghost was seen.",
+    value=0.12,
+    limit=0.05,
+    unit="1",
+    evidence="row 3",
 )
 PROTOCOLS = ({"name": "plain", "modality": "MR", "description": "sum of squares", "steps": []},)
 
