@@ -112,8 +112,9 @@ class Browser:
 
     def goto(self, address: str) -> None:
         """Open a page and wait until it is there."""
+        self.run("globalThis.before = true")
         self.tell("Page.navigate", url=address)
-        self.until("document.readyState === 'complete' && location.href !== 'about:blank'")
+        self.until("globalThis.before === undefined && document.readyState === 'complete'")
 
     def run(self, script: str) -> Any:
         """Return the value of an expression, awaited if it is a promise."""

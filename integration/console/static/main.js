@@ -238,3 +238,4 @@ await say(preferred());
 open();
 setInterval(() => soon("head"), 10000);
 document.documentElement.dataset.language = current();
+globalThis.isocenter = desk;  // for the browser's own console, and for tests
