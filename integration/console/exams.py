@@ -157,9 +157,10 @@ def _progress(scan: Scan | None, live: Session | None) -> dict[str, float | int 
 
 def grouped(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the exams by patient and study, in the order of their newest exam."""
-    found: dict[tuple[object, object], dict[str, Any]] = {}
+    found: dict[tuple[object, ...], dict[str, Any]] = {}
     for row in rows:
-        key = row["patient"].get("id"), row["series"].get("study_uid")
+        names = ("id", "name", "birth_date")  # an id alone does not make two people one
+        key = (*(row["patient"].get(name) for name in names), row["series"].get("study_uid"))
         group = found.setdefault(key, {"patient": row["patient"], "study": row["series"].get("study"), "exams": []})
         group["exams"].append(row)
     return list(found.values())

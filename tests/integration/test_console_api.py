@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from integration.console import pulse
+from integration.console.exams import grouped
 from integration.console.models import AnswerBody, PlanBody
 from integration.console.table import TABLE
 from integration.console.views import Views
@@ -266,3 +267,9 @@ def test_a_restarted_service_tells_exams_without_patients_or_pictures(tmp_path: 
         assert row["patient"] == {} and row["images"] == 3 and row["answer"]["who"] == "A"
         assert ask(second, f"/api/exams/{job}/images").json == {"series": []}
         assert replace(PLAN) == PLAN
+
+
+def test_two_people_with_one_id_are_not_put_together() -> None:
+    row = {"job": "a", "patient": {"id": "1", "name": "A", "birth_date": None}, "series": {"study_uid": None}}
+    other = row | {"job": "b", "patient": {"id": "1", "name": "B", "birth_date": None}}
+    assert [[e["job"] for e in group["exams"]] for group in grouped([row, other, row])] == [["a", "a"], ["b"]]

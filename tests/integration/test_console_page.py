@@ -300,8 +300,9 @@ def test_both_languages_fit_both_screens(service: Service, browser: Browser) -> 
             size = "parseFloat(getComputedStyle(document.querySelector('{}')).fontSize)"
             assert browser.run(size.format("#banner b")) >= 0.0205 * width  # read from two metres
             assert browser.run(size.format("#accept")) >= 0.0175 * width
-            outside = """[...document.querySelectorAll('button, select')].filter(
-                e => e.offsetParent && !e.closest('dialog') && (b => b.right > innerWidth + 1 || b.bottom > innerHeight + 1)(e.getBoundingClientRect())).length"""
+            beyond = "b.right > innerWidth + 1 || b.bottom > innerHeight + 1"
+            outside = f"""[...document.querySelectorAll('button, select')].filter(e => e.offsetParent
+                && !e.closest('dialog') && (b => {beyond})(e.getBoundingClientRect())).length"""
             assert browser.run(outside) == 0
     browser.resize(1280, 800)
 

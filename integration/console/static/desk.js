@@ -2,7 +2,7 @@
 
 import {Frames} from "./frames.js";
 import {Hand, handles} from "./hand.js";
-import {has, t} from "./i18n.js";
+import {has, number, t} from "./i18n.js";
 import {at, send} from "./api.js";
 import {body, difference, lines, moved, turned} from "./plan.js";
 import {told} from "./store.js";
@@ -22,6 +22,7 @@ export class Desk {
     this.viewer = new Viewer(canvas, {over: (...a) => this.#marks(...a), changed: () => changed("picture")});
     this.viewer.name = f => outputName(f);
     this.viewer.words = t;
+    this.viewer.number = number;
     this.hand = new Hand(canvas, {
       viewer: this.viewer,
       plan: () => this.planning ? this.plan() : null,
@@ -179,6 +180,7 @@ export class Desk {
     c.fillStyle = byHand ? "#f0b429" : "#3fb950";
     for (const [x, y] of [h.centre, ...h.ends]) { c.beginPath(); c.arc(x, y, 8, 0, 7); c.fill(); }
     c.restore();
+    this.viewer.foot(this.planWords(), map.box, c.fillStyle);
   }
 
   /** The plan in words. */

@@ -46,9 +46,9 @@ export function sentence(text) {
   return {text: known.replace(/#/g, () => number(figures.shift())), lang: language};
 }
 
-export function number(value) {
+export function number(value, digits = 4) {
   const n = Number(value);
-  return Number.isFinite(n) ? new Intl.NumberFormat(language, {maximumSignificantDigits: 4}).format(n) : String(value);
+  return Number.isFinite(n) ? new Intl.NumberFormat(language, {maximumSignificantDigits: digits}).format(n) : String(value);
 }
 
 export function time(seconds) {

@@ -35,7 +35,7 @@ export function outcome(exam) {
 export function drawExams(place, exams, selected, choose) {
   const groups = new Map();
   for (const e of exams) {
-    const key = `${e.patient.id ?? ""} ${e.series.study_uid ?? ""}`;
+    const {id, name, birth_date} = e.patient, key = JSON.stringify([id, name, birth_date, e.series.study_uid]);
     if (!groups.has(key)) groups.set(key, []);
     groups.get(key).push(e);
   }
@@ -53,7 +53,7 @@ function examButton(exam, chosen, choose) {
   return el("button", {kind: `exam ${kind}`, aria_pressed: String(chosen), onclick: () => choose(exam.job), "data-job": exam.job},
     el("b", {text: `${exam.modality} ${seriesOf(exam)}`}),
     el("span", {kind: "chip", text: word}),
-    el("span", {kind: "count", text: [exam.opened_at && time(exam.opened_at), t("exams.images", {n: exam.images})].filter(Boolean).join(" · ")}),
+    el("span", {kind: "count", text: [t("exams.images", {n: exam.images}), exam.opened_at && time(exam.opened_at)].filter(Boolean).join(" · ")}),
     ...(bar ? [bar] : []));
 }
 
@@ -77,7 +77,7 @@ function finding(exam, f, show) {
     el("p", {}, advice(f))];
   if (f.value !== null) {
     const limit = f.limit === null ? "" : ` (${t("verdicts.limit")} ${number(f.limit)})`;
-    rows.push(el("p", {kind: "dim", text: `${number(f.value)} ${f.unit}${limit}`}));
+    rows.push(el("p", {kind: "dim", text: `${number(f.value)} ${f.unit === "1" ? "" : f.unit}${limit}`}));
   }
   if (f.pictures.length) {
     const {output, number: n} = f.pictures[Math.floor(f.pictures.length / 2)];

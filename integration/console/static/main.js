@@ -91,15 +91,16 @@ function drawOutputs() {
 function drawTools() {
   const {viewer} = desk, planned = told.plan.has(chosen);
   $("compare").textContent = t(`viewer.${viewer.mode}`);
-  $("compare").disabled = !desk.right;
+  $("compare").hidden = !desk.right;
   $("preset").textContent = t(`preset.${viewer.presetName()}`);
   $("follow").textContent = t("viewer.follow");
+  $("follow").hidden = !running(told.exam.get(chosen) ?? {});
   $("follow").setAttribute("aria-pressed", String(desk.following));
-  $("plan").hidden = $("unplan").hidden = !planned;
-  $("plan").textContent = planned && desk.planning ? desk.planWords() : t("plan.show");
+  $("plan").hidden = !planned;
+  $("plan").textContent = t("plan.show");
   $("plan").setAttribute("aria-pressed", String(desk.planning));
-  $("unplan").disabled = !planned || desk.plan() === told.plan.get(chosen).automatic;
-  $("wipe").hidden = viewer.mode !== "wipe" || !viewer.right;
+  $("unplan").hidden = !planned || desk.plan() === told.plan.get(chosen).automatic;
+  $("wipe").parentElement.hidden = viewer.mode !== "wipe" || !viewer.right;
 }
 
 function drawPlace() {
@@ -108,8 +109,8 @@ function drawPlace() {
     $(id).max = Math.max(0, max);
     $(id).value = value;
   }
-  $("slice").hidden = places.length < 2;
-  $("time").hidden = times < 2;
+  $("slice").parentElement.hidden = places.length < 2;
+  $("time").parentElement.hidden = times < 2;
   drawTools();
 }
 
@@ -143,7 +144,7 @@ async function retry(name) {
 function ask(which) {
   if ($(which).disabled || $("answers").hidden) return;
   word = which;
-  $("ask-title").textContent = `${t(`answer.${which}`)}: ${nameOf(told.exam.get(chosen))}, ${seriesOf(told.exam.get(chosen))}`;
+  $("ask-title").textContent = `${t(`answer.${which}`)} – ${nameOf(told.exam.get(chosen))}, ${seriesOf(told.exam.get(chosen))}`;
   $("ask-who").value = localStorage.getItem("who") ?? "";
   $("ask-why").value = "";
   $("ask-ok").textContent = t(`answer.${which}`);

@@ -32,6 +32,7 @@ export class Viewer {
   window(shown) {
     const unit = this.#unit(shown);
     if (this.windows.has(unit)) return this.windows.get(unit);
+    if (this.left && unit === this.#unit(this.left)) shown = this.left;  // what is compared has one window
     const named = PRESETS[unit]?.[this.preset.get(unit) ?? 0];
     if (named) return [named[1], named[2]];
     const top = shown.frames.top || 1;
@@ -105,6 +106,8 @@ export class Viewer {
     const clips = wiping ? [{x: 0, y: 0, w: cut, h}, {x: cut, y: 0, w: w - cut, h}] : boxes;
     let whole = this.#picture(this.left, boxes[0], clips[0]);
     if (two) whole = this.#picture(this.right, boxes[1], clips[1]) && whole;
+    this.#letters(this.left.frame, boxes[0]);
+    if (two && !wiping) this.#letters(this.right.frame, boxes[1]);
     if (wiping) this.#divider(cut, h);
     this.over(c, this.map(), this.left.frame);
     this.#corner(this.left, boxes[0], "left");
@@ -130,7 +133,6 @@ export class Viewer {
     c.imageSmoothingQuality = "high";
     c.drawImage(this.small, m.x0, m.y0, m.w, m.h);
     c.restore();
-    this.#letters(shown.frame, m, clip);
     return true;
   }
 
@@ -166,20 +168,22 @@ export class Viewer {
     c.textAlign = "left";
   }
 
-  #letters(frame, m, clip) {
+  #letters(frame, clip) {
     const name = v => { const i = v.map(Math.abs).indexOf(Math.max(...v.map(Math.abs))); return LETTERS[i][v[i] > 0 ? 1 : 0]; };
     const back = v => v.map(x => -x), {x, y, w, h} = clip, size = this.#size(1.1);
-    this.#text(name(back(frame.x_dir)), x + 8, y + h / 2);
+    this.context.textAlign = "center";
+    this.#text(name(back(frame.x_dir)), x + size, y + h / 2);
     this.#text(name(frame.x_dir), x + w - size, y + h / 2);
     this.#text(name(back(frame.y_dir)), x + w / 2, y + size);
     this.#text(name(frame.y_dir), x + w / 2, y + h - 8);
+    this.context.textAlign = "left";
   }
 
   #corner(shown, box, side) {
     const [centre, width] = this.window(shown), f = shown.frames, size = this.#size(1.1);
     const place = f.places.findIndex(p => p.frames.includes(shown.frame));
     const lines = [this.name(f), `${place + 1} / ${f.places.length}   ${shown.frame.at_mm.toFixed(1)} mm`,
-      `C ${centre.toPrecision(3)}  W ${width.toPrecision(3)} ${f.unit === "1" ? "" : f.unit}`];
+      `C ${this.number(centre, 3)}  W ${this.number(width, 3)} ${f.unit === "1" ? "" : f.unit}`];
     lines.forEach((text, i) => {
       const x = side === "left" ? box.x + 10 : box.x + box.w - 10;
       this.context.textAlign = side === "left" ? "left" : "right";
@@ -189,14 +193,17 @@ export class Viewer {
   }
 
   #text(text, x, y, colour = "#f0f3f6") {
-    const c = this.context;
+    const c = this.context, size = this.#size(1.1);
     c.font = this.#font(1.1);
-    c.lineWidth = 4;
-    c.strokeStyle = "#000";
-    c.strokeText(text, x, y);
+    const wide = c.measureText(text).width, from = {left: 0, center: wide / 2, right: wide}[c.textAlign] ?? 0;
+    c.fillStyle = "#000a";
+    c.fillRect(x - from - 4, y - 0.95 * size, wide + 8, 1.25 * size);
     c.fillStyle = colour;
     c.fillText(text, x, y);
   }
+
+  /** Write a line at the foot of the picture. */
+  foot(text, box, colour) { this.#text(text, box.x + 10, box.y + box.h - 1.6 * this.#size(1.1), colour); }
 
   #size(rem) { return rem * parseFloat(getComputedStyle(document.documentElement).fontSize); }
 
