@@ -175,7 +175,7 @@ def plan_moved(browser: Browser) -> None:
     for key, shift, times in (("ArrowDown", False, 6), ("ArrowRight", True, 5)):
         for _ in range(times):
             browser.key(key, shift=shift)
-    browser.until("!document.querySelector('#unplan').hidden")
+    browser.until("document.querySelector('#unplan').style.visibility === ''")
     time.sleep(0.8)
 
 

@@ -188,7 +188,7 @@ def test_an_answer_is_given_by_keyboard(service: Service, page: Browser) -> None
     page.run("localStorage.removeItem('who')")
     page.key("r")
     page.until("document.querySelector('#ask').open")
-    assert "Repeat: PHANTOM, ISOCENTER" in text(page, "#ask-title")
+    assert "Repeat – PHANTOM, ISOCENTER" in text(page, "#ask-title")
     page.key("Enter")
     assert page.run("document.querySelector('#ask').open")  # nobody signed
     for letter in "mc":

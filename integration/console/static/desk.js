@@ -37,7 +37,7 @@ export class Desk {
     Object.assign(this, {job, outputs: new Map(), left: "", right: "", place: 0, time: 0, following: true, draft: null});
     Object.assign(this.viewer, {zoom: 1, pan: [0, 0], mode: "single", invert: told.exam.get(job)?.modality === "PT"});
     this.viewer.windows.clear();
-    this.planning = told.plan.has(job);
+    this.planning = this.metPlan = told.plan.has(job);
     this.refresh();
   }
 
@@ -120,6 +120,9 @@ export class Desk {
   setWipe(part) { this.viewer.wipe = Math.min(1, Math.max(0, part)); this.viewer.draw(); this.changed("wipe"); }
 
   // The plan
+
+  /** A plan is shown when it comes first; later it is as the person wants it. */
+  meetPlan() { if (!this.metPlan) this.planning = this.metPlan = true; }
 
   plan() { const p = told.plan.get(this.job); return this.draft ?? p?.adjusted ?? p?.automatic ?? null; }
 

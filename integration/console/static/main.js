@@ -99,7 +99,8 @@ function drawTools() {
   $("plan").hidden = !planned;
   $("plan").textContent = t("plan.show");
   $("plan").setAttribute("aria-pressed", String(desk.planning));
-  $("unplan").hidden = !planned || desk.plan() === told.plan.get(chosen).automatic;
+  $("unplan").hidden = !planned;
+  $("unplan").style.visibility = planned && desk.plan() !== told.plan.get(chosen).automatic ? "" : "hidden";  // nothing moves
   $("wipe").parentElement.hidden = viewer.mode !== "wipe" || !viewer.right;
 }
 
@@ -230,7 +231,7 @@ onChange((kind, key) => {
     if (key === chosen) { soon("side"); look(); }
   }
   if (kind === "images" && key === chosen) soon("pictures");
-  if (kind === "plan" && key === chosen) { desk.planning ||= desk.draft === null && !told.plan.get(key)?.adjusted; desk.viewer.draw(); drawTools(); }
+  if (kind === "plan" && key === chosen) { desk.meetPlan(); desk.viewer.draw(); drawTools(); }
   if (kind === "destination" || kind === "load") soon("foot");
   if (kind === "ready" || kind === "link") soon("head");
 });
