@@ -86,6 +86,8 @@ class Followed:
 def serving(place: House, folder: str) -> Iterator[tuple[House, Service]]:
     """Run a service of our own beside the house's archive; give the house with this one's status page.
 
+    A house whose service runs in this process takes the exam itself.
+
     Parameters
     ----------
     place
@@ -93,6 +95,9 @@ def serving(place: House, folder: str) -> Iterator[tuple[House, Service]]:
     folder
         Name of the service's folder.
     """
+    if place.service is not None:
+        yield place, place.service
+        return
     archive = Destination(name=NAME, host="127.0.0.1", port=place.archive_port, ae_title=ARCHIVE)
     plan = Plan(data=place.archive.parent / folder, mrd_port=0, http_port=0, destinations=(archive,))
     with Service(plan, rooms(Library())) as service:

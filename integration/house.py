@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from acquisition.errors import IsocenterError, StorageFullError
 from acquisition.items import Image
 from acquisition.scan import Scan
 from acquisition.verdict import Verdict
+from integration.console.gallery import Gallery
 from integration.delivery.journal import Journal
 from integration.delivery.rows import Job
 from integration.delivery.states import JobState
@@ -50,6 +52,8 @@ class Hooks:
     """Told that a scan has begun, so that there will be something to deliver."""
     exported: Callable[[], None] = lambda: None
     """Told that there is something to deliver."""
+    protocols: Sequence[dict[str, Any]] = ()
+    """What can be reconstructed, for people."""
 
 
 class House:
@@ -63,17 +67,20 @@ class House:
         Keeps the raw data.
     hooks
         The other rooms.
+    gallery
+        Keeps pictures for the console; None: nobody looks.
     """
 
-    def __init__(self, journal: Journal, recorder: Recorder, hooks: Hooks) -> None:
+    def __init__(self, journal: Journal, recorder: Recorder, hooks: Hooks, *, gallery: Gallery | None = None) -> None:
         self.journal, self.recorder, self.hooks = journal, recorder, hooks
-        self.timeline = Timeline()
+        self.timeline, self.gallery = Timeline(), gallery or Gallery()
         self.recovered = threading.Event()
         self._live: dict[str, Session] = {}
         self._exporters: dict[str, Export] = {}
         self._exports = ThreadPoolExecutor(1, "export")
         self._replaying = ""
         self._left: list[str] = []
+        self._prepared: dict[str, Prepared] = {}
 
     # Scans
 
@@ -98,6 +105,10 @@ class House:
         with self._session(_row(job, source=source, raw_path=""), peer) as session:
             return session.run(incoming)
 
+    def sessions(self) -> list[Session]:
+        """Return the scans that run now."""
+        return list(self._live.values())
+
     def live(self) -> list[dict[str, object]]:
         """Return the progress of the scans that run now."""
         return [
@@ -108,7 +119,7 @@ class House:
                 "readouts": session.readouts,
                 "images": session.images,
             }
-            for session in list(self._live.values())
+            for session in self.sessions()
         ]
 
     def close(self) -> None:
@@ -176,7 +187,14 @@ class House:
 
     def prepare(self, request: Request, scan: Scan, job: str) -> Prepared:
         """Choose the reconstruction."""
-        return self.hooks.prepare(request, scan, job)
+        prepared = self._prepared[job] = self.hooks.prepare(request, scan, job)
+        self.gallery.meet(job, scan, prepared.plans)
+        return prepared
+
+    def found(self, job: str) -> list[Verdict]:
+        """Return what has been found of a scan that runs, so far."""
+        prepared = self._prepared.get(job)
+        return [*prepared.verdicts, *prepared.run.verdicts] if prepared else []
 
     def open_job(self, row: Job) -> None:
         """Write down that a scan has begun."""
@@ -212,8 +230,11 @@ class House:
     def _export(self, job: str, scan: Scan, image: Image, moments: Moments) -> None:
         if job not in self._exporters:
             self._exporters[job] = self.hooks.exporter(scan, job)
-        moments.note_spooled(self._exporters[job](image))
-        self.hooks.exported()
+        try:
+            moments.note_spooled(self._exporters[job](image))
+            self.hooks.exported()
+        finally:
+            self.gallery.add(job, scan, image)  # behind everything that somebody waits for
 
     @contextmanager
     def _session(self, row: Job, peer: Peer) -> Iterator[Session]:
@@ -225,6 +246,7 @@ class House:
         finally:
             self._live.pop(row.job, None)
             self._exporters.pop(row.job, None)
+            self._prepared.pop(row.job, None)
 
 
 def new_job() -> str:

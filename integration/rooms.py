@@ -44,6 +44,7 @@ def rooms(library: Library) -> Rooms:
             exporter=exporter,
             finish=finish,
             adopt=lambda: recover(spool, journal, names),
+            protocols=[protocol.model_dump(mode="json") for protocol in library],
         )
 
     return build
@@ -63,7 +64,8 @@ def prepare(library: Library, request: Request, scan: Scan) -> Prepared:
     if request.changes:
         protocol = protocol.with_changes(request.changes)
     found = (_chosen(protocol.name),) if request.protocol == AUTO else ()
-    return Prepared(protocol.name, Run(scan, protocol), found)
+    run = Run(scan, protocol)
+    return Prepared(protocol.name, run, found, run.plans)
 
 
 def _chosen(name: str) -> Verdict:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from acquisition.items import Events, Histogram, Image, Item, Projections, Readouts, Waveform
+from acquisition.items import Events, Histogram, Image, Item, Projections, Readouts, SlicePlan, Waveform
 from acquisition.scan import Scan
 from acquisition.stream import Chain
 from acquisition.verdict import Level, Verdict
@@ -51,6 +51,8 @@ class Run:
         self.scan, self.protocol = scan, protocol
         self._chain = Chain(protocol.build())
         self._gate = Gate()
+        self.plans: list[SlicePlan] = []
+        """Where the next series shall go."""
         self._found: list[Verdict] = list(scan.verdicts)
         self._unused: Counter[str] = Counter()
         self._images: Counter[str] = Counter()
@@ -108,6 +110,8 @@ class Run:
                 yield image
             elif isinstance(item, Verdict):
                 self._found.append(item)
+            elif isinstance(item, SlicePlan):
+                self.plans.append(item)
             elif not isinstance(item, Waveform):
                 self._unused[type(item).__name__] += 1
 

@@ -14,15 +14,16 @@ import os
 from pathlib import Path
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from acquisition.errors import ConfigError
+from integration.console.access import LOOPBACK
 from integration.delivery.destination import Destination
 from integration.doors.mrd_call import CallLimits
 from integration.service import Plan
 from integration.steps import one_of
 
-GIB = 1 << 30
+GIB, MIB = 1 << 30, 1 << 20
 DAY_S = 86400.0
 
 
@@ -62,6 +63,10 @@ class Settings(BaseModel):
     """How long recordings are kept whose images no archive vouches for [days]."""
     drain_s: float = Field(default=30.0, ge=0)
     """How long running scans may go on when the service is stopped [s]."""
+    console: bool = False
+    """Serve the console page, which shows patients and pictures, at the HTTP port; on the loopback only."""
+    console_mib: int = Field(default=512, ge=16)
+    """Memory for the pictures of the console page [MiB]."""
     threads: int = Field(default_factory=default_threads, ge=1)
     """Threads of one kernel."""
 
@@ -72,6 +77,14 @@ class Settings(BaseModel):
         if len(set(names)) != len(names):
             raise ValueError(f"each destination needs a name of its own; got {', '.join(names)}")
         return value
+
+    @model_validator(mode="after")
+    def _console_on_the_loopback(self) -> Settings:
+        if self.console and self.host not in LOOPBACK:
+            raise ValueError(f"no console at {self.host}: it shows patients and has no password, so 127.0.0.1 only")
+        if self.console and self.http_port is None:
+            raise ValueError("the console needs an HTTP port")
+        return self
 
     def plan(self) -> Plan:
         """Return what the service is told."""
@@ -85,6 +98,7 @@ class Settings(BaseModel):
             reserve_bytes=int(self.reserve_gib * GIB),
             retention_s=self.retention_days * DAY_S,
             drain_s=self.drain_s,
+            picture_bytes=self.console_mib * MIB if self.console else 0,
         )
 
 
