@@ -5,6 +5,7 @@ Export (DICOM, spool, journal) has one thread for all scans, behind the pixels t
 
 from __future__ import annotations
 
+import io
 import logging
 import secrets
 import threading
@@ -22,8 +23,10 @@ from integration.delivery.journal import Journal
 from integration.delivery.rows import Job
 from integration.delivery.states import JobState
 from integration.doors.incoming import Incoming, read_incoming
-from integration.doors.mrd_call import Call
+from integration.doors.mrd_call import Call, CallLimits
 from integration.doors.request import Request
+from integration.doors.stream.call import StreamCall
+from integration.doors.stream.reader import MAGIC, read_recorded
 from integration.recorder import Recorder, expected_bytes
 from integration.session import Nobody, Peer, Prepared, Session
 from integration.timeline import Moments, Timeline
@@ -77,21 +80,30 @@ class House:
 
     # Scans
 
-    def attend(self, call: Call) -> None:
-        """Talk to one client: one scan."""
+    def attend(self, call: Call | StreamCall, job: str = "") -> Job | None:
+        """Talk to one client: one scan. Return its row of the journal, None if there was no scan.
+
+        Parameters
+        ----------
+        call
+            The client.
+        job
+            Name of the scan; empty: a new one.
+        """
         try:
             self.recorder.admit()
         except StorageFullError as error:
             LOG.error("%s: refused: %s", call.name, error)
             call.text("ERROR", str(error))
-            return
-        job = new_job()
+            return None
+        job = job or new_job()
         with self.recorder.record(job) as recording:
             row = _row(job, source=call.name, raw_path=str(recording.path))
             with self._session(row, call) as session:
                 session.run(call.incoming(recording.write))
         if not session.begun:
             self.recorder.discard(job)
+        return self.journal.job(job)
 
     def take(self, job: str, incoming: Iterable[Incoming], *, source: str, peer: Peer) -> JobState | None:
         """Take one scan from within this process; nobody records it. Return how it ended."""
@@ -150,7 +162,7 @@ class House:
         row, self._replaying = _row(job, source="recording", raw_path=str(path)), job
         try:
             with self._session(row, Nobody()) as session, path.open("rb", buffering=0) as file:
-                state = session.run(read_incoming(lambda view: file.readinto(view) or 0))
+                state = session.run(_recorded(file))
         finally:
             self._replaying = ""
         if state is None or not session.begun:
@@ -224,6 +236,14 @@ class House:
         finally:
             self._live.pop(row.job, None)
             self._exporters.pop(row.job, None)
+
+
+def _recorded(file: io.FileIO) -> Iterator[Incoming]:
+    """Yield what a recording says, whichever door it came in by."""
+    if file.read(len(MAGIC)) == MAGIC:
+        return read_recorded(io.BufferedReader(file), CallLimits().inbox_bytes)
+    file.seek(0)
+    return read_incoming(lambda view: file.readinto(view) or 0)
 
 
 def new_job() -> str:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import zmq
+from zmq.utils import z85
 
 from acquisition.errors import ConfigError
 
@@ -127,7 +128,7 @@ class Porter:
             self.socket.send_multipart([b"1.0", b"", b"500", b"not a ZAP request", b"", b""])
             return "a garbled question"
         version, request, _, address, _, mechanism, *credentials = frames
-        key = zmq.utils.z85.encode(credentials[0]).decode() if mechanism == b"CURVE" and credentials else ""
+        key = z85.encode(credentials[0]).decode() if mechanism == b"CURVE" and credentials else ""
         name = self._clients.get(key, "")
         code, text = (b"200", b"OK") if name else (b"400", b"this key is not known")
         self.socket.send_multipart([version, request, code, text, name.encode(), b""])

@@ -26,6 +26,10 @@ VERSION = 1
 """Of the protocol."""
 MOST_FRAMES = 16
 """Frames of one message, the JSON included."""
+JSON_BYTES = 1 * MIB
+"""Longest JSON of a message [bytes]."""
+OPEN_BYTES = 16 * MIB
+"""Longest JSON, and longest arrays, of the first message [bytes]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,18 +193,6 @@ _WORDS = {cls: word for words in (TO_SERVICE, FROM_SERVICE) for word, cls in wor
 _M = TypeVar("_M")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """Largest sizes that a message may have."""
-
-    json_bytes: int = 1 * MIB
-    """The JSON of a message [bytes]."""
-    open_bytes: int = 16 * MIB
-    """All of the first message [bytes]."""
-    window_bytes: int = 256 * MIB
-    """A block, and all blocks of a scan that are under way [bytes]."""
-
-
 class Frames:
     """The bytes of a message's arrays; each frame may be used once.
 
@@ -252,8 +244,26 @@ def encode(message: Any) -> list[Any]:
     return [json.dumps(document, allow_nan=False).encode(), *(a.reshape(-1).view("u1") for a in arrays)]
 
 
-def decode(frames: Sequence[Bytes], known: Mapping[str, type], *, limits: Limits, ring: Fetch | None = None) -> Any:
+def decode(
+    frames: Sequence[Bytes],
+    known: Mapping[str, type],
+    *,
+    json_bytes: int,
+    array_bytes: int,
+    ring: Fetch | None = None,
+) -> Any:
     """Return the message in `frames`, one of the `known` types.
+
+    Parameters
+    ----------
+    frames
+        JSON, then arrays.
+    known
+        Types by their word.
+    json_bytes, array_bytes
+        What the JSON, and all arrays together, may have [bytes].
+    ring
+        Gives bytes of the ring; None: there is none.
 
     Raises
     ------
@@ -263,12 +273,8 @@ def decode(frames: Sequence[Bytes], known: Mapping[str, type], *, limits: Limits
         It is too large.
     """
     check_claim("message", len(frames), limit=MOST_FRAMES, unit="frames")
-    opening = bytes(frames[0][:200]).find(b'"open"') >= 0
-    check_claim(
-        "message: JSON", len(frames[0]), limit=limits.open_bytes if opening else limits.json_bytes, unit="bytes"
-    )
-    check_claim("message: arrays", sum(map(len, frames[1:])), limit=limits.window_bytes, unit="bytes")
-    document = _json(bytes(frames[0]))
+    check_claim("message: arrays", sum(map(len, frames[1:])), limit=array_bytes, unit="bytes")
+    document = parse(frames[0], json_bytes)
     word = document.pop("type", None)
     if not isinstance(word, str) or word not in known:
         raise MessageError("message: type", expected=one_of(str(word)[:20], known), got=repr(word)[:40])
@@ -276,6 +282,28 @@ def decode(frames: Sequence[Bytes], known: Mapping[str, type], *, limits: Limits
     message = from_plain(known[word], document, source, word)
     source.finish(word)
     return message
+
+
+def parse(text: Bytes, limit_bytes: int) -> dict[str, Any]:
+    """Return the JSON object in `text`.
+
+    Raises
+    ------
+    MessageError
+        It is none; a key comes twice, or a number is not finite.
+    LimitError
+        It is longer than `limit_bytes`.
+    """
+    check_claim("message: JSON", len(text), limit=limit_bytes, unit="bytes")
+    try:
+        document = json.loads(bytes(text), parse_constant=_no_constant, object_pairs_hook=_once)
+    except IsocenterError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise MessageError("message: JSON", expected="a JSON object in UTF-8", got=str(error)[:120]) from error
+    if not isinstance(document, dict):
+        raise MessageError("message: JSON", expected="an object", got=type(document).__name__)
+    return document
 
 
 def item_of(block: Block) -> Any:
@@ -307,18 +335,6 @@ def block_of(seq: int, item: Any) -> Block:
     if name not in {f.name for f in fields(Block)}:
         raise MessageError(f"block {seq}", expected="raw data", got=name)
     return Block(seq=seq, **{name: item})
-
-
-def _json(text: bytes) -> dict[str, Any]:
-    try:
-        document = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_once)
-    except IsocenterError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise MessageError("message: JSON", expected="a JSON object in UTF-8", got=str(error)[:120]) from error
-    if not isinstance(document, dict):
-        raise MessageError("message: JSON", expected="an object", got=type(document).__name__)
-    return document
 
 
 def _no_constant(word: str) -> object:

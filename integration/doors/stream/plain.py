@@ -251,12 +251,13 @@ def _scalar(kind: Any, value: object, where: str) -> Any:
         return value
     if isinstance(value, str) and isinstance(kind, type) and (kind is datetime or issubclass(kind, Enum)):
         try:
-            return datetime.fromisoformat(value) if issubclass(kind, datetime) else kind(value)
+            return _READ.get(kind, kind)(value)
         except ValueError as error:
             raise _wrong(where, str(error), value) from error
     raise _wrong(where, _NAMES.get(kind, getattr(kind, "__name__", str(kind))), value)
 
 
+_READ: dict[type, Callable[[str], object]] = {datetime: datetime.fromisoformat}
 _NAMES = {float: "a number", int: "a whole number", str: "a text", bool: "true or false"}
 
 
