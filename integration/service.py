@@ -25,7 +25,7 @@ from integration.delivery.journal import Journal
 from integration.delivery.sender import SenderProcess
 from integration.delivery.spool import Spool
 from integration.doors.http import StatusPage
-from integration.doors.mrd_call import CallLimits
+from integration.doors.mrd_call import Call, CallLimits
 from integration.doors.mrd_server import MrdServer
 from integration.doors.stream.call import StreamCall
 from integration.doors.stream.server import Keys, StreamServer
@@ -99,7 +99,7 @@ class Service:
         hooks = rooms(plan, self.journal, self.spool)
         self.sender = SenderProcess(plan.data, plan.destinations)
         self.house = House(self.journal, self.recorder, _waking(hooks, self.sender))
-        self.server = MrdServer(self.house.attend, plan.limits)
+        self.server = MrdServer(self._attend, plan.limits)
         self.stream = (
             None
             if plan.stream_port is None
@@ -204,6 +204,10 @@ class Service:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    def _attend(self, call: Call) -> None:
+        """Take one scan over MRD."""
+        self.house.attend(call)
 
     def _hear(self, call: StreamCall) -> None:
         """Take one scan from the raw stream."""

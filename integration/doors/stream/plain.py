@@ -249,15 +249,15 @@ def _scalar(kind: Any, value: object, where: str) -> Any:
         return value
     if kind in (str, bool) and type(value) is kind:
         return value
-    if isinstance(value, str) and isinstance(kind, type) and (kind is datetime or issubclass(kind, Enum)):
+    parse = datetime.fromisoformat if kind is datetime else kind if issubclass(kind, Enum) else None
+    if isinstance(value, str) and parse is not None:
         try:
-            return _READ.get(kind, kind)(value)
+            return parse(value)
         except ValueError as error:
             raise _wrong(where, str(error), value) from error
     raise _wrong(where, _NAMES.get(kind, getattr(kind, "__name__", str(kind))), value)
 
 
-_READ: dict[type, Callable[[str], object]] = {datetime: datetime.fromisoformat}
 _NAMES = {float: "a number", int: "a whole number", str: "a text", bool: "true or false"}
 
 

@@ -105,7 +105,7 @@ class StreamServer:
                 where,
                 expected="keys, or a loopback address",
                 got="neither",
-                action="make keys with `isocenter stream-keys` and name them in the settings",
+                action="make keys with `isocenter keys` and name them in the settings",
             )
         self._context = zmq.Context()
         self._porter = None if self._keys is None else Porter(self._context, self._keys.clients)
