@@ -46,6 +46,8 @@ class Answer:
     """Called when ZeroMQ has it."""
     image: bool = False
     """Whether it is an image."""
+    last: bool = False
+    """Whether nothing comes after it."""
 
 
 class StreamCall:
@@ -67,7 +69,7 @@ class StreamCall:
         self.name, self.job, self.limits, self.unreturned = name, job, limits, 0
         self.outbox: deque[Answer] = deque()
         self.ended = threading.Event()
-        """Set when the last answer is in the outbox."""
+        """Set when nothing more will come into the outbox."""
         self.heard_s = self.spoke_s = time.monotonic()
         self._inbox: Mailbox[list[Bytes] | Broken] = Mailbox(limits.inbox_bytes)
         self._reader, self._wake = Reader(limits.inbox_bytes, open_ring=self._open_ring), wake
@@ -233,7 +235,7 @@ class StreamCall:
 
 def _answer(message: Any) -> Answer:
     frames = encode(message)
-    return Answer(frames, sum(map(len, frames)))
+    return Answer(frames, sum(map(len, frames)), last=isinstance(message, End))
 
 
 def _verdict(row: dict[str, Any]) -> Verdict:

@@ -243,9 +243,11 @@ class StreamServer:
                 except zmq.ZMQError as error:
                     self._lose(identity, call, str(error))
                     break
-                sent = call.pop().sent
-                if sent is not None:
-                    sent()
+                answer = call.pop()
+                if answer.sent is not None:
+                    answer.sent()
+                if answer.last:  # at once: the scanner may open its next scan as soon as it has this
+                    self._drop(identity, call)
             if call.ended.is_set() and not call.outbox:
                 self._drop(identity, call)
         return waiting
