@@ -5,7 +5,6 @@ Export (DICOM, spool, journal) has one thread for all scans, behind the pixels t
 
 from __future__ import annotations
 
-import io
 import logging
 import secrets
 import threading
@@ -14,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import FileIO
 
 from acquisition.errors import IsocenterError, StorageFullError
 from acquisition.items import Image
@@ -238,12 +238,16 @@ class House:
             self._exporters.pop(row.job, None)
 
 
-def _recorded(file: io.FileIO) -> Iterator[Incoming]:
+def _recorded(file: FileIO) -> Iterator[Incoming]:
     """Yield what a recording says, whichever door it came in by."""
+
+    def receive(view: memoryview) -> int:
+        return file.readinto(view) or 0
+
     if file.read(len(MAGIC)) == MAGIC:
-        return read_recorded(io.BufferedReader(file), CallLimits().inbox_bytes)
+        return read_recorded(receive, CallLimits().inbox_bytes)
     file.seek(0)
-    return read_incoming(lambda view: file.readinto(view) or 0)
+    return read_incoming(receive)
 
 
 def new_job() -> str:

@@ -451,7 +451,7 @@ def test_a_listed_key_is_let_in_by_its_name_and_others_are_not(tmp_path: Path) -
         for own, theirs in (("stranger", "service"), ("ct1", "stranger")):
             with (
                 client(server.port, keys=pairs[own], service_key=pairs[theirs].public) as one,
-                pytest.raises(SetupError, match="a service that knows our key, got (our key is refused|silence)"),
+                pytest.raises(SetupError, match=r"a service that knows our key, got (our key is refused|silence)"),
             ):
                 one.send(said(scan, [blank(1)]))
         with Wire(server.port) as wire:  # no key at all

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -304,10 +305,8 @@ def test_mutated_messages_are_read_or_refused_and_nothing_else(data: st.DataObje
             frame[at : at + 1] = data.draw(st.sampled_from([b"-", b"9999", b"null", b"[", b"}", b'"']))
         else:
             frame[at:at] = frame[at : at + 30]
-    try:
+    with suppress(InputError):
         decode(frames, TO_SERVICE, **BIG)
-    except InputError:
-        pass
 
 
 def test_the_protocol_that_is_written_down_is_the_one_that_is_spoken() -> None:

@@ -1,4 +1,4 @@
-"""Shared memory between scanner and service: what is written is read, nothing is left behind, nothing foreign is read."""
+"""Shared memory between scanner and service: what is written is read, nothing is left, nothing foreign is read."""
 
 from __future__ import annotations
 
@@ -141,9 +141,14 @@ def test_more_than_there_is_cannot_be_had() -> None:
 def test_a_scanner_that_is_killed_leaves_nothing() -> None:
     """The service has taken the name away when the scan is open."""
     code = (
-        "import sys, time; from tests.integration.stream_samples import *; from integration.doors.stream.client import *\n"
-        "c = StreamClient(f'tcp://127.0.0.1:{sys.argv[1]}', ring_bytes=1 << 20)\n"
-        "scan, items = ct(); c.send(iter([scan, *items, *iter(lambda: time.sleep(99), 0)]))"
+        "import sys, time\n"
+        "from tests.integration.stream_samples import ct\n"
+        "from integration.doors.stream.client import StreamClient\n"
+        "def incoming():\n"
+        "    scan, items = ct()\n"
+        "    yield from [scan, *items]\n"
+        "    time.sleep(99)\n"
+        "StreamClient(f'tcp://127.0.0.1:{sys.argv[1]}', ring_bytes=1 << 20).send(incoming())"
     )
     opened: list[object] = []
     before = shm_rings()

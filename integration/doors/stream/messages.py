@@ -50,7 +50,7 @@ class Open:
     """Of the protocol."""
     protocol: str = AUTO
     """Name of the reconstruction protocol; ``auto``: by the header."""
-    set: Mapping[str, float | str | bool | tuple[float, ...]] = field(default_factory=dict)
+    set: Mapping[str, bool | int | float | str | tuple[int | float, ...]] = field(default_factory=dict)
     """Changes of it, by ``step.parameter``."""
     urgency: Literal["interactive", "inline", "batch"] = "inline"
     """What the scan waits for: a hand at the console, the end of the exam, nobody."""

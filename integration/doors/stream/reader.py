@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO, Any
+from typing import Any
 
 from acquisition.errors import InputError, MessageError, ScanAbortedError
 from acquisition.scan import Scan
@@ -142,29 +142,44 @@ def record_block(record: Callable[[memoryview], None], seq: int, item: Any) -> N
     record_message(record, [memoryview(f).cast("B") for f in encode(block_of(seq, item))], first=False)
 
 
-def read_recorded(file: IO[bytes], window_bytes: int) -> Iterator[Incoming]:
-    """Yield what a recording says (after its `MAGIC`) until its end or the first error, which comes as `Broken`."""
+def read_recorded(receive: Callable[[memoryview], int], window_bytes: int) -> Iterator[Incoming]:
+    """Yield what a recording says (after its `MAGIC`) until its end or the first error, which comes as `Broken`.
+
+    Parameters
+    ----------
+    receive
+        Fills the memory it is given from the start; returns how many bytes, 0 at the end.
+    window_bytes
+        What one block may have [bytes].
+    """
     reader = Reader(window_bytes, open_ring=lambda ring: None)
     try:
-        while frames := _message(file, window_bytes + OPEN_BYTES):
+        while frames := _message(receive, window_bytes + OPEN_BYTES):
             yield from reader.read(frames)
     except InputError as error:
         yield Broken(error)
 
 
-def _message(file: IO[bytes], limit_bytes: int) -> list[bytearray]:
+def _message(receive: Callable[[memoryview], int], limit_bytes: int) -> list[bytearray]:
     """Read one message; empty at the end."""
-    start = file.read(_COUNT.size)
-    if not start:
+    count = _exactly(receive, _COUNT.size, may_end=0)
+    if not count:
         return []
-    n = _COUNT.unpack(_whole(start, _COUNT.size))[0]
+    n = _COUNT.unpack(count)[0]
     check_claim("recording", n, limit=MOST_FRAMES, unit="frames")
-    lengths = [_LENGTH.unpack(_whole(file.read(_LENGTH.size), _LENGTH.size))[0] for _ in range(n)]
+    lengths = [_LENGTH.unpack(_exactly(receive, _LENGTH.size))[0] for _ in range(n)]
     check_claim("recording: a message", sum(lengths), limit=limit_bytes, unit="bytes")
-    return [bytearray(_whole(file.read(length), length)) for length in lengths]
+    return [_exactly(receive, length) for length in lengths]
 
 
-def _whole(data: bytes, n: int) -> bytes:
-    if len(data) != n:
-        raise ScanAbortedError("recording", expected=f"{n} bytes", got=f"{len(data)}: it ends there")
-    return data
+def _exactly(receive: Callable[[memoryview], int], n_bytes: int, *, may_end: int = -1) -> bytearray:
+    """Read so many bytes; none where the recording ends after `may_end` of them."""
+    data = bytearray(n_bytes)
+    done = 0
+    while done < n_bytes and (n := receive(memoryview(data)[done:])):
+        done += n
+    if done == n_bytes:
+        return data
+    if done == may_end:
+        return bytearray()
+    raise ScanAbortedError("recording", expected=f"{n_bytes} bytes", got=f"{done}: it ends there")
