@@ -53,6 +53,8 @@ class Hooks:
     """Told that a scan has begun, so that there will be something to deliver."""
     exported: Callable[[], None] = lambda: None
     """Told that there is something to deliver."""
+    close: Callable[[], None] = lambda: None
+    """Told that no scan comes any more."""
 
 
 class House:
@@ -127,6 +129,7 @@ class House:
         """Finish what is being exported."""
         self.recovered.set()
         self._exports.shutdown()
+        self.hooks.close()
 
     # Recovery
 

@@ -62,6 +62,8 @@ class Plan:
     """Space that is left free on the disk [bytes]."""
     retention_s: float = 7 * 86400.0
     """How long recordings are kept whose images no archive vouches for [s]."""
+    workers: int = 0
+    """Processes that run networks beside the conventional reconstruction; 0: they run in the scan's own thread."""
     drain_s: float = 30.0
     """How long running scans may go on when the service is stopped [s]."""
 

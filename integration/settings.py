@@ -71,6 +71,8 @@ class Settings(BaseModel):
     """How long recordings are kept whose images no archive vouches for [days]."""
     drain_s: float = Field(default=30.0, ge=0)
     """How long running scans may go on when the service is stopped [s]."""
+    workers: int = Field(default=1, ge=0, le=64)
+    """Processes that run networks beside the conventional reconstruction, one per device; 0: in the scan's thread."""
     threads: int = Field(default_factory=default_threads, ge=1)
     """Threads of one kernel."""
 
@@ -119,6 +121,7 @@ class Settings(BaseModel):
             limits=self.limits,
             reserve_bytes=int(self.reserve_gib * GIB),
             retention_s=self.retention_days * DAY_S,
+            workers=self.workers,
             drain_s=self.drain_s,
         )
 
