@@ -146,25 +146,34 @@ class _Lane:
         """End the worker and what waits for it."""
         with self._changed:
             self._stopping = True
-            left, self._queue = self._queue, []
             self._changed.notify()
-        for task in left:
-            task.future.set_exception(_lost("the service stops"))
-        self._end()
+        self._fail("the service stops")
         if self._thread is not None:
             self._thread.join()
 
     def _run(self) -> None:
         while not self._stopping:
-            self._ensure()
+            try:
+                self._ensure()
+            except OSError as error:  # no memory, no process: what waits goes without
+                LOG.exception("%s: cannot be started", self._name)
+                self._fail(str(error))
             task = self._next()
-            if task is None:
+            if task is None or self.process is None:
+                if task is not None:
+                    task.future.set_exception(_lost("it cannot be started"))
                 continue
             if time.monotonic() > task.deadline_s:
                 task.future.set_exception(_late())
                 continue
             self._do(task)
         self._end()
+
+    def _fail(self, why: str) -> None:
+        with self._changed:
+            left, self._queue = self._queue, []
+        for task in left:
+            task.future.set_exception(_lost(why))
 
     def _next(self) -> _Task | None:
         with self._changed:
@@ -208,10 +217,10 @@ class _Lane:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         environment = {k: v for k, v in os.environ.items() if k.startswith(("CUDA", "OMP", "ISOCENTER"))}
-        self.process = context.Process(target=self._target, args=(theirs, environment), name=self._name, daemon=True)
-        self.process.start()
+        process = context.Process(target=self._target, args=(theirs, environment), name=self._name, daemon=True)
+        process.start()
         theirs.close()
-        self._connection = ours
+        self.process, self._connection = process, ours
 
     def _end(self) -> None:
         process, connection = self.process, self._connection

@@ -270,61 +270,6 @@ def test_what_cannot_be_used_is_refused_in_words(service: Service, frames: list[
     assert any(isinstance(m, Line) and re.search(match, m.text) for m in before), before
 
 
-@pytest.mark.parametrize(
-    ("change", "match"),
-    [
-        ({"n_rows": 0}, r"ct\.n_rows: expected at least 1, got 0"),
-        ({"n_rows": 1 << 20}, r"ct\.n_rows: expected at most 8192"),
-        ({"views_per_rotation": 1 << 30}, "views_per_rotation: expected at most 100000"),
-        ({"pitch_mm": (0.0, 1.0)}, "pitch_mm: expected at least 0.001"),
-    ],
-)
-def test_a_header_that_lies_is_refused(service: Service, change: dict[str, Any], match: str) -> None:
-    scan, _ = ct()
-    with Wire(service.stream_port or 0) as wire:
-        wire.open(replace(scan, ct=replace(scan.ct, **change)))
-        _, before = wire.until(End)
-    assert any(isinstance(m, Line) and re.search(match, m.text) for m in before), before
-
-
-def lies() -> list[tuple[Any, Any, str]]:
-    (m_scan, m_items), (c_scan, c_items), (p_scan, p_items) = mr(), ct(), pet()
-    head = m_items[0].head.copy()
-    head["n_coils"] = 7
-    space = m_items[0].head.copy()
-    space["encoding"] = 9
-    far = np.full((1, 2), 96, np.int32)
-    nan = c_items[0].head.copy()
-    nan["angle_rad"][0] = np.nan
-    event = p_items[1]
-    return [
-        (m_scan, replace(m_items[0], head=head), r"head\.n_coils: expected 2 as in the data, got 7"),
-        (m_scan, replace(m_items[0], head=space), r"head\.encoding: expected below 1, got 9"),
-        (m_scan, replace(m_items[0], head=m_items[0].head[:0]), "at least one record"),
-        (m_scan, replace(m_items[0], domain="x"), "samples as measured"),
-        (m_scan, c_items[0], "expected a CT scan, got"),
-        (c_scan, blank(2, rows=9), r"shape \(2, 8, 92\), got \(2, 9, 92\)"),
-        (c_scan, replace(c_items[0], head=nan), "angle_rad: expected finite numbers"),
-        (p_scan, replace(event, prompts=far, tof=None), "detectors from 0 to 95, got 96 to 96"),
-        (p_scan, replace(event, prompts=-far, tof=None), "detectors from 0 to 95, got -96"),
-        (p_scan, replace(event, start_s=2.0, stop_s=1.0), "0 <= start_s <= stop_s"),
-        (p_scan, replace(event, prompts=np.zeros((), np.int32)), r"shape \(0, 2\), got \(\)"),
-    ]
-
-
-@pytest.mark.parametrize("case", range(11))
-def test_a_block_that_contradicts_its_header_is_refused(case: int) -> None:
-    """Kernels index with these numbers."""
-    heard = Heard()
-    scan, item, match = lies()[case]
-    with listening(heard) as server, Wire(server.port) as wire:
-        wire.open(scan)
-        wire.until(Opened)
-        wire.block(1, item)
-        wire.until(End)
-    assert isinstance(heard.items[-1], Broken) and re.search(match, str(heard.items[-1].error))
-
-
 def test_blocks_out_of_order_are_refused() -> None:
     heard = Heard()
     with listening(heard) as server, Wire(server.port) as wire:
