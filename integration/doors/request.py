@@ -24,6 +24,7 @@ from acquisition.verdict import Level, Verdict
 AUTO = "auto"
 """Let the router choose."""
 _NAMES = ("customconfig", "config")  # the first that is not empty counts
+_HURRY = {"urgency": "urgency", "networkdeadline": "network_deadline_s"}  # ids at a console have letters only
 _LONGEST_NAME = 200
 _LONGEST_WAIT_S = 1e6
 
@@ -122,8 +123,10 @@ def from_text(text: str) -> Request:
 
 
 def _hurry(document: Mapping[str, object]) -> dict[str, Any]:
-    """Read how urgent a scan is."""
+    """Read how urgent a scan is; a console may send numbers as text."""
     urgency, deadline_s = document.get("urgency", Urgency.INLINE), document.get("network_deadline_s")
+    if isinstance(deadline_s, str) and deadline_s.isdecimal():
+        deadline_s = int(deadline_s)
     if urgency not in list(Urgency):
         raise ConfigError("config text, urgency", expected=f"one of {', '.join(Urgency)}", got=repr(urgency)[:40])
     if deadline_s is not None and not (isinstance(deadline_s, int | float) and 0 <= deadline_s < _LONGEST_WAIT_S):
@@ -167,9 +170,12 @@ def _console(parameters: object) -> Request:
             got=", ".join(map(str, parameters)) or "nothing",
             action="add the choice parameter `config`",
         )
-    others = {key: value for key, value in parameters.items() if key not in _NAMES}
+    others = {key: value for key, value in parameters.items() if key not in (*_NAMES, "urgency", "networkdeadline")}
     return Request(
         protocol=from_name(str(names[0])).protocol,
         changes={key: value for key, value in others.items() if "." in key},
         unused=tuple(sorted(key for key in others if "." not in key)),
+        **_hurry(
+            {name: parameters[key] for key, name in _HURRY.items() if parameters.get(key) not in (None, "", "none")}
+        ),
     )

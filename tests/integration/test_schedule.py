@@ -246,10 +246,14 @@ def test_urgency_and_deadline_come_with_the_request() -> None:
     assert (asked.urgency, asked.network_deadline_s) == (Urgency.INTERACTIVE, 3)
     plain = from_text('{"protocol": "p"}')
     assert (plain.urgency, plain.network_deadline_s) == (Urgency.INLINE, None)
+    console = from_text('{"parameters": {"config": "p", "urgency": "batch", "networkdeadline": "3"}}')
+    assert (console.urgency, console.network_deadline_s, console.unused) == (Urgency.BATCH, 3, ())
+    none = from_text('{"parameters": {"config": "p", "networkdeadline": "none"}}')
+    assert (none.urgency, none.network_deadline_s, none.unused) == (Urgency.INLINE, None, ())
     for wrong, match in (
         ('{"protocol": "p", "urgency": "now"}', "urgency: expected one of interactive, inline, batch"),
         ('{"protocol": "p", "network_deadline_s": -1}', "network_deadline_s: expected seconds"),
-        ('{"protocol": "p", "network_deadline_s": "3"}', "network_deadline_s: expected seconds"),
+        ('{"protocol": "p", "network_deadline_s": "soon"}', "network_deadline_s: expected seconds"),
     ):
         with pytest.raises(ConfigError, match=match):
             from_text(wrong)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,16 +16,22 @@ import pytest
 
 from acquisition.items import VIEW_HEAD, Events, Image, Projections
 from acquisition.sources import open_raw
+from acquisition.sources.mrd_wire import ConfigFile
 from acquisition.sources.petsird_write import write_petsird
 from integration.delivery.states import JobState
+from integration import demo_feed
+from integration.demo import House, delivered
+from integration.demo_feed import Console, Gantry, Measured, serving
+from integration.dicom.archive import Archive, Folder
 from integration.doors.stream.client import StreamClient
 from integration.doors.stream.messages import Opened, Progress
 from integration.house import new_job
 from integration.protocol import Library
 from integration.rooms import rooms
 from integration.service import Service
+from tests.integration.delivery_samples import settled
 from tests.integration.doors_samples import plan
-from tests.integration.stream_samples import Wire, ct, directly, pet, said, shm_rings
+from tests.integration.stream_samples import CONFIGS, Wire, ct, directly, pet, said, shm_rings
 
 README = Path(__file__).resolve().parents[2] / "integration/doors/stream/README.md"
 
@@ -166,3 +173,30 @@ def test_a_scan_that_dies_with_the_service_is_made_by_the_next_one(tmp_path: Pat
         second.house.recovered.wait(30)
         row = second.console.job(job)
     assert row is not None and row.state is JobState.INTERRUPTED and row.protocol == "ct_helical"
+
+
+def test_the_scanner_of_the_demonstration_speaks_through_the_stream(tmp_path: Path) -> None:
+    """CT and PET as in the demonstration, at the gantry's pace, into an archive."""
+    archive = Archive(Folder(tmp_path / "archive", reserve_bytes=0))
+    port = archive.start("127.0.0.1", 0)
+    place = House(mrd_port=0, http_port=0, archive=tmp_path / "archive", archive_port=port)
+    told: list[str] = []
+    try:
+        for sample in (ct, pet):
+            scan, items = sample()
+            config = CONFIGS[scan.modality]
+            measured = Measured(source="virtual", scan=replace(scan, protocol_name="chest_helical"), items=items)
+            with serving(place, f"service-{scan.modality}", stream_port=0) as (at, service):
+                gantry = Gantry(measured, speed=50.0)
+                console = Console(service, "", tell=told.append, watch=lambda image, n: image.output)
+                feed = (config if isinstance(i, ConfigFile) else i for i in gantry.box)
+                gantry.start()
+                demo_feed._deliver(service, SimpleNamespace(box=feed), console, source="")  # type: ignore[arg-type]
+                gantry.stop()
+                row = delivered(at, console.job)
+            assert (row["state"], row["modality"], row["source"]) == ("COMPLETE", scan.modality, "127.0.0.1")
+            assert row["images"] > 0 and console.troubles == []
+    finally:
+        settled()
+        archive.stop()
+    assert {"conventional", "preview"} <= set(told)

@@ -161,7 +161,7 @@ class RingReader:
         at = described["at"]
         if type(at) is not int or not 0 <= at <= self._size - n_bytes:
             raise MessageError(f"{where}.at", expected=f"a place in the ring of {self._size} bytes", got=repr(at)[:20])
-        view, done = memoryview(np.empty(n_bytes, np.uint8)), 0  # not zeroed first, as a bytearray would be
+        view, done = np.empty(n_bytes, np.uint8).data, 0  # not zeroed first, as a bytearray would be
         while done < n_bytes:
             n = os.preadv(self._fd, [view[done:]], at + done)
             if not n:
