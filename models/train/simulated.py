@@ -141,7 +141,7 @@ class Simulated:
             measured, truth = case.measured[cut] + more, case.truth[cut] + more
             planes = np.stack([*_channels(measured), case.noise[cut], *_channels(truth)]) / unit
             turned = np.rot90(planes, turns, (1, 2))
-            mirrored = np.ascontiguousarray(turned[..., ::-1] if mirror else turned)
+            mirrored = np.ascontiguousarray(turned[..., ::-1] if mirror else turned, np.float32)
             n = len(planes) // 2
             made.append((mirrored[: n + 1], mirrored[n + 1 :]))
         return made

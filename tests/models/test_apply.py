@@ -287,15 +287,6 @@ def test_a_change_between_the_limits_is_shown_and_marked(tmp_path: Path) -> None
     assert found == []
 
 
-def test_a_change_below_what_is_usual_is_shown_and_marked(tmp_path: Path) -> None:
-    rms = {"flag_above": 90, "flag_below": 80, "refuse_above": 90}
-    limits = {"rms": rms, "peak": {"flag_above": 90, "refuse_above": 90}}
-    (_, enhanced, _), _ = played(step(plain_card(tmp_path, "blur", consistency=limits)), image())
-    (verdict,) = enhanced.verdicts
-    assert (verdict.level, verdict.limit) == (Level.FLAG, 80)
-    assert "less noise than it was told of" in verdict.advice
-
-
 def test_refusals_of_a_scan_are_counted_by_cause(tmp_path: Path) -> None:
     bad = ellipses(1)
     bad[0, 0] = np.nan
