@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
 from acquisition.errors import DataError, InputError, IsocenterError, MessageError, ReconError, ScanAbortedError
-from acquisition.items import Events, Flag, Image, Item, Projections, Readouts
+from acquisition.items import Events, Flag, Image, Item, Projections, Readouts, SlicePlan
 from acquisition.scan import Scan
 from acquisition.sources.mrd_wire import Close, ConfigFile, ConfigText, Text
 from acquisition.verdict import Level, Verdict
@@ -57,6 +57,8 @@ class Prepared:
     """The reconstruction, not yet open."""
     verdicts: tuple[Verdict, ...] = ()
     """Findings of the choice."""
+    plans: Sequence[SlicePlan] = ()
+    """Where the next series shall go; grows while the scan runs."""
 
 
 class House(Protocol):

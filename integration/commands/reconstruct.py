@@ -91,12 +91,7 @@ def run(options: argparse.Namespace) -> int:
             volumes.add(image)
     seconds = time.perf_counter() - started
     if not n_images:
-        raise ReconError(
-            f"{options.raw}",
-            expected=f"images from protocol {protocol.name}",
-            got="none",
-            action="is it a noise or adjustment scan? `isocenter protocols explain RAW` tells what would fit",
-        )
+        raise _nothing(options.raw, protocol.name)
     found = dict.fromkeys([*seen, *work.verdicts])  # what the header says is in every image and of the scan
     report = {
         "protocol": protocol.name,
@@ -120,6 +115,15 @@ def _passed(images: Iterable[Image], seen: dict[Verdict, None]) -> Iterator[Imag
         seen.update(dict.fromkeys(image.verdicts))
         if not holds(image):
             yield image
+
+
+def _nothing(raw: Path, protocol: str) -> ReconError:
+    return ReconError(
+        f"{raw}",
+        expected=f"images from protocol {protocol}",
+        got="none",
+        action="is it a noise or adjustment scan? `isocenter protocols explain RAW` tells what would fit",
+    )
 
 
 def _files_of(options: argparse.Namespace) -> dict[str, object]:

@@ -91,6 +91,11 @@ class Database:
         with self._lock, self._guard():
             return self._connection.execute(sql, parameters or {}).fetchall()
 
+    def stamp(self) -> tuple[int, int]:
+        """Return what differs once somebody, another process or this one, has changed the file."""
+        with self._lock, self._guard():
+            return int(str(_pragma(self._connection, "data_version"))), self._connection.total_changes
+
     def change(self, sql: str, parameters: dict[str, object]) -> int:
         """Run one statement inside `transaction`; return the number of rows it changed."""
         with self.transaction(), self._guard():
