@@ -27,6 +27,8 @@ COMMANDS: dict[str, str] = {
     "protocols": "list, show, validate protocols; explain the choice for a file",
     "models": "list, check, train and measure the networks",
     "quality": "measure the image quality of a CT or PET series of a test object",
+    "keys": "make the keys of one end of the raw stream",
+    "openrecon": "write the recipe of a container for OpenRecon (untested on a scanner)",
     "doctor": "check this computer, ports, archives",
 }
 """Names and one line each; the module is ``integration.commands.NAME``."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import FileIO
 from typing import Any
 
 from acquisition.errors import IsocenterError, StorageFullError
@@ -24,8 +25,10 @@ from integration.delivery.journal import Journal
 from integration.delivery.rows import Job
 from integration.delivery.states import JobState
 from integration.doors.incoming import Incoming, read_incoming
-from integration.doors.mrd_call import Call
+from integration.doors.mrd_call import Call, CallLimits
 from integration.doors.request import Request
+from integration.doors.stream.call import StreamCall
+from integration.doors.stream.reader import MAGIC, read_recorded
 from integration.recorder import Recorder, expected_bytes
 from integration.session import Nobody, Peer, Prepared, Session
 from integration.timeline import Moments, Timeline
@@ -54,6 +57,8 @@ class Hooks:
     """Told that there is something to deliver."""
     protocols: Sequence[dict[str, Any]] = ()
     """What can be reconstructed, for people."""
+    close: Callable[[], None] = lambda: None
+    """Told that no scan comes any more."""
 
 
 class House:
@@ -84,21 +89,30 @@ class House:
 
     # Scans
 
-    def attend(self, call: Call) -> None:
-        """Talk to one client: one scan."""
+    def attend(self, call: Call | StreamCall, job: str = "") -> Job | None:
+        """Talk to one client: one scan. Return its row of the journal, None if there was no scan.
+
+        Parameters
+        ----------
+        call
+            The client.
+        job
+            Name of the scan; empty: a new one.
+        """
         try:
             self.recorder.admit()
         except StorageFullError as error:
             LOG.error("%s: refused: %s", call.name, error)
             call.text("ERROR", str(error))
-            return
-        job = new_job()
+            return None
+        job = job or new_job()
         with self.recorder.record(job) as recording:
             row = _row(job, source=call.name, raw_path=str(recording.path))
             with self._session(row, call) as session:
                 session.run(call.incoming(recording.write))
         if not session.begun:
             self.recorder.discard(job)
+        return self.journal.job(job)
 
     def take(self, job: str, incoming: Iterable[Incoming], *, source: str, peer: Peer) -> JobState | None:
         """Take one scan from within this process; nobody records it. Return how it ended."""
@@ -126,6 +140,7 @@ class House:
         """Finish what is being exported."""
         self.recovered.set()
         self._exports.shutdown()
+        self.hooks.close()
 
     # Recovery
 
@@ -161,7 +176,7 @@ class House:
         row, self._replaying = _row(job, source="recording", raw_path=str(path)), job
         try:
             with self._session(row, Nobody()) as session, path.open("rb", buffering=0) as file:
-                state = session.run(read_incoming(lambda view: file.readinto(view) or 0))
+                state = session.run(_recorded(file))
         finally:
             self._replaying = ""
         if state is None or not session.begun:
@@ -247,6 +262,18 @@ class House:
             self._live.pop(row.job, None)
             self._exporters.pop(row.job, None)
             self._prepared.pop(row.job, None)
+
+
+def _recorded(file: FileIO) -> Iterator[Incoming]:
+    """Yield what a recording says, whichever door it came in by."""
+
+    def receive(view: memoryview) -> int:
+        return file.readinto(view) or 0
+
+    if file.read(len(MAGIC)) == MAGIC:
+        return read_recorded(receive, CallLimits().inbox_bytes)
+    file.seek(0)
+    return read_incoming(receive)
 
 
 def new_job() -> str:

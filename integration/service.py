@@ -28,9 +28,11 @@ from integration.delivery.journal import Journal
 from integration.delivery.sender import SenderProcess
 from integration.delivery.spool import Spool
 from integration.doors.http import StatusPage
-from integration.doors.mrd_call import CallLimits
+from integration.doors.mrd_call import Call, CallLimits
 from integration.doors.mrd_server import MrdServer
-from integration.house import Hooks, House
+from integration.doors.stream.call import StreamCall
+from integration.doors.stream.server import Keys, StreamServer
+from integration.house import Hooks, House, new_job
 from integration.recorder import Recorder
 
 LOG = logging.getLogger(__name__)
@@ -51,6 +53,10 @@ class Plan:
     """Port for scanners; 0: a free one."""
     http_port: int | None = 8080
     """Port of the status page; 0: a free one, None: no page."""
+    stream_port: int | None = None
+    """Port of the raw stream; 0: a free one, None: no such door."""
+    stream_keys: Keys | None = None
+    """CURVE keys of the raw stream; None: it opens on the loopback address only."""
     destinations: tuple[Destination, ...] = ()
     """Where images go."""
     limits: CallLimits = field(default_factory=CallLimits)
@@ -59,6 +65,8 @@ class Plan:
     """Space that is left free on the disk [bytes]."""
     retention_s: float = 7 * 86400.0
     """How long recordings are kept whose images no archive vouches for [s]."""
+    workers: int = 0
+    """Processes that run networks beside the conventional reconstruction; 0: they run in the scan's own thread."""
     drain_s: float = 30.0
     """How long running scans may go on when the service is stopped [s]."""
     picture_bytes: int = 0
@@ -100,7 +108,12 @@ class Service:
         self.sender = SenderProcess(plan.data, plan.destinations)
         gallery = Gallery(plan.picture_bytes)
         self.house = House(self.journal, self.recorder, _waking(hooks, self.sender), gallery=gallery)
-        self.server = MrdServer(self.house.attend, plan.limits)
+        self.server = MrdServer(self._attend, plan.limits)
+        self.stream = (
+            None
+            if plan.stream_port is None
+            else StreamServer(self._hear, new_job, limits=plan.limits, keys=plan.stream_keys)
+        )
         self.page = None if plan.http_port is None else StatusPage(self)
         self._recovery = threading.Thread(target=self.house.recover, name="recovery", daemon=True)
 
@@ -108,6 +121,11 @@ class Service:
     def mrd_port(self) -> int:
         """Port at which scanners are heard."""
         return self.server.port
+
+    @property
+    def stream_port(self) -> int | None:
+        """Port of the raw stream."""
+        return None if self.stream is None else self.stream.port
 
     @property
     def http_port(self) -> int | None:
@@ -132,6 +150,9 @@ class Service:
                 self.page.start(self.plan.host, self.plan.http_port or 0)
                 undo.callback(self.page.stop)
             self.server.start(self.plan.host, self.plan.mrd_port)
+            if self.stream is not None:
+                undo.callback(self.server.stop, 0.0)
+                self.stream.start(self.plan.host, self.plan.stream_port or 0)
             self._recovery.start()
             undo.pop_all()
         LOG.info("listening for scanners at %s:%d, data in %s", self.plan.host, self.mrd_port, self.plan.data)
@@ -156,6 +177,8 @@ class Service:
         """Let running scans end, export what they made, then stop everything."""
         LOG.info("stopping; running scans may end within %.0f s", self.plan.drain_s)
         self.server.stop(self.plan.drain_s)
+        if self.stream is not None:
+            self.stream.stop(self.plan.drain_s)
         self._recovery.join(self.plan.drain_s)
         self.house.close()
         if self.page is not None:
@@ -169,6 +192,8 @@ class Service:
         found = []
         if not self.server.listening:
             found.append("the MRD door is closed")
+        if self.stream is not None and not self.stream.listening:
+            found.append("the raw stream is closed")
         if not self.sender.alive:
             found.append("the sender process is not running")
         try:
@@ -201,6 +226,14 @@ class Service:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    def _attend(self, call: Call) -> None:
+        """Take one scan over MRD."""
+        self.house.attend(call)
+
+    def _hear(self, call: StreamCall) -> None:
+        """Take one scan from the raw stream."""
+        call.end(self.house.attend(call, call.job))
 
     def _release(self) -> None:
         self.journal.close()

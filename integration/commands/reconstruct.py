@@ -94,12 +94,7 @@ def run(options: argparse.Namespace) -> int:
             volumes.add(image)
     seconds = time.perf_counter() - started
     if not n_images:
-        raise ReconError(
-            f"{options.raw}",
-            expected=f"images from protocol {protocol.name}",
-            got="none",
-            action="is it a noise or adjustment scan? `isocenter protocols explain RAW` tells what would fit",
-        )
+        raise _nothing(options.raw, protocol.name)
     found = dict.fromkeys([*seen, *work.verdicts])  # what the header says is in every image and of the scan
     report = {
         "protocol": protocol.name,
@@ -115,6 +110,15 @@ def run(options: argparse.Namespace) -> int:
         report["npy"] = volumes.write(options.npy)
     _tell(report, found, as_json=options.json)
     return 0
+
+
+def _nothing(raw: Path, protocol: str) -> ReconError:
+    return ReconError(
+        f"{raw}",
+        expected=f"images from protocol {protocol}",
+        got="none",
+        action="is it a noise or adjustment scan? `isocenter protocols explain RAW` tells what would fit",
+    )
 
 
 def _files_of(options: argparse.Namespace) -> dict[str, object]:

@@ -20,6 +20,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="serve the console page with patients and pictures at the HTTP port; loopback only",
     )
+    parser.add_argument("--stream-port", type=int, metavar="N", help="port of the raw stream (default: no such door)")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder of journal, recordings and spool")
     parser.add_argument(
         "--archive",
@@ -46,6 +47,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         mrd_port=options.mrd_port,
         http_port=options.http_port,
         console=options.console,
+        stream_port=options.stream_port,
         data=options.data,
         destinations=archives or None,
         protocols=tuple(options.protocols) if options.protocols else None,
