@@ -18,8 +18,8 @@ from acquisition.items import VIEW_HEAD, Events, Image, Projections
 from acquisition.sources import open_raw
 from acquisition.sources.mrd_wire import ConfigFile
 from acquisition.sources.petsird_write import write_petsird
-from integration.delivery.states import JobState
 from integration import demo_feed
+from integration.delivery.states import JobState
 from integration.demo import House, delivered
 from integration.demo_feed import Console, Gantry, Measured, serving
 from integration.dicom.archive import Archive, Folder
