@@ -89,6 +89,8 @@ class Followed:
 def serving(place: House, folder: str, *, stream_port: int | None = None) -> Iterator[tuple[House, Service]]:
     """Run a service of our own beside the house's archive; give the house with this one's status page.
 
+    A house whose service runs in this process takes the exam itself.
+
     Parameters
     ----------
     place
@@ -98,6 +100,9 @@ def serving(place: House, folder: str, *, stream_port: int | None = None) -> Ite
     stream_port
         Port of its raw stream; 0: a free one, None: it has none, and scans come from within the process.
     """
+    if place.service is not None:
+        yield place, place.service
+        return
     archive = Destination(name=NAME, host="127.0.0.1", port=place.archive_port, ae_title=ARCHIVE)
     data = place.archive.parent / folder
     plan = Plan(data=data, mrd_port=0, http_port=0, stream_port=stream_port, destinations=(archive,))

@@ -14,11 +14,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import FileIO
+from typing import Any
 
 from acquisition.errors import IsocenterError, StorageFullError
 from acquisition.items import Image
 from acquisition.scan import Scan
 from acquisition.verdict import Verdict
+from integration.console.gallery import Gallery
 from integration.delivery.journal import Journal
 from integration.delivery.rows import Job
 from integration.delivery.states import JobState
@@ -45,14 +47,16 @@ class Hooks:
     """Chooses the reconstruction of a job."""
     exporter: Callable[[Scan, str], Export]
     """Makes the exporter of a job."""
-    finish: Callable[[str], None] = lambda job: None
-    """Told that a job makes no more images."""
+    finish: Callable[[str, Sequence[Verdict]], None] = lambda job, verdicts: None
+    """Told that a job makes no more images, and what was found."""
     adopt: Callable[[], object] = lambda: None
     """Queues what lies in the spool although nobody knows it; called once, after the replays."""
     expected: Callable[[], None] = lambda: None
     """Told that a scan has begun, so that there will be something to deliver."""
     exported: Callable[[], None] = lambda: None
     """Told that there is something to deliver."""
+    protocols: Sequence[dict[str, Any]] = ()
+    """What can be reconstructed, for people."""
     close: Callable[[], None] = lambda: None
     """Told that no scan comes any more."""
 
@@ -68,17 +72,20 @@ class House:
         Keeps the raw data.
     hooks
         The other rooms.
+    gallery
+        Keeps pictures for the console; None: nobody looks.
     """
 
-    def __init__(self, journal: Journal, recorder: Recorder, hooks: Hooks) -> None:
+    def __init__(self, journal: Journal, recorder: Recorder, hooks: Hooks, *, gallery: Gallery | None = None) -> None:
         self.journal, self.recorder, self.hooks = journal, recorder, hooks
-        self.timeline = Timeline()
+        self.timeline, self.gallery = Timeline(), gallery or Gallery()
         self.recovered = threading.Event()
         self._live: dict[str, Session] = {}
         self._exporters: dict[str, Export] = {}
         self._exports = ThreadPoolExecutor(1, "export")
         self._replaying = ""
         self._left: list[str] = []
+        self._prepared: dict[str, Prepared] = {}
 
     # Scans
 
@@ -112,6 +119,10 @@ class House:
         with self._session(_row(job, source=source, raw_path=""), peer) as session:
             return session.run(incoming)
 
+    def sessions(self) -> list[Session]:
+        """Return the scans that run now."""
+        return list(self._live.values())
+
     def live(self) -> list[dict[str, object]]:
         """Return the progress of the scans that run now."""
         return [
@@ -122,7 +133,7 @@ class House:
                 "readouts": session.readouts,
                 "images": session.images,
             }
-            for session in list(self._live.values())
+            for session in self.sessions()
         ]
 
     def close(self) -> None:
@@ -191,7 +202,14 @@ class House:
 
     def prepare(self, request: Request, scan: Scan, job: str) -> Prepared:
         """Choose the reconstruction."""
-        return self.hooks.prepare(request, scan, job)
+        prepared = self._prepared[job] = self.hooks.prepare(request, scan, job)
+        self.gallery.meet(job, scan, prepared.plans)
+        return prepared
+
+    def found(self, job: str) -> list[Verdict]:
+        """Return what has been found of a scan that runs, so far."""
+        prepared = self._prepared.get(job)
+        return [*prepared.verdicts, *prepared.run.verdicts] if prepared else []
 
     def open_job(self, row: Job) -> None:
         """Write down that a scan has begun."""
@@ -199,12 +217,13 @@ class House:
 
     def finish_job(self, job: str, state: JobState, reason: str, verdicts: Iterable[Verdict]) -> None:
         """Write down how it ended, once all that it made is durable."""
+        found = [*verdicts, *self.recorder.verdicts(job)]
         if job == self._replaying:
-            self.hooks.finish(job)
+            self.hooks.finish(job, found)
         else:
-            self._exports.submit(self.hooks.finish, job).result()
+            self._exports.submit(self.hooks.finish, job, found).result()
             self.hooks.exported()
-        self.journal.finish_job(job, state, reason=reason, verdicts=[*verdicts, *self.recorder.verdicts(job)])
+        self.journal.finish_job(job, state, reason=reason, verdicts=found)
 
     def made(self, job: str, image: Image) -> Moments:
         """Note the time at which an image was ready."""
@@ -226,8 +245,11 @@ class House:
     def _export(self, job: str, scan: Scan, image: Image, moments: Moments) -> None:
         if job not in self._exporters:
             self._exporters[job] = self.hooks.exporter(scan, job)
-        moments.note_spooled(self._exporters[job](image))
-        self.hooks.exported()
+        try:
+            moments.note_spooled(self._exporters[job](image))
+            self.hooks.exported()
+        finally:
+            self.gallery.add(job, scan, image)  # behind everything that somebody waits for
 
     @contextmanager
     def _session(self, row: Job, peer: Peer) -> Iterator[Session]:
@@ -239,6 +261,7 @@ class House:
         finally:
             self._live.pop(row.job, None)
             self._exporters.pop(row.job, None)
+            self._prepared.pop(row.job, None)
 
 
 def _recorded(file: FileIO) -> Iterator[Incoming]:

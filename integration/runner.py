@@ -1,4 +1,7 @@
-"""One scan through one protocol: Steps opened, fed, closed; images stamped with their origin, held at the gate."""
+"""One scan through one protocol: Steps opened, fed, closed; images stamped with their origin, judged at the gate.
+
+Images that the gate holds come out, too: who takes them asks `gate.holds`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from acquisition.items import Events, Histogram, Image, Item, Projections, Readouts, Waveform
+from acquisition.items import Events, Histogram, Image, Item, Projections, Readouts, SlicePlan, Waveform
 from acquisition.scan import Scan
 from acquisition.stream import Chain
 from acquisition.verdict import Level, Verdict
@@ -52,6 +55,8 @@ class Run:
         self.scan, self.protocol, self._aside = scan, protocol, aside
         self._chain = Chain(protocol.build() if aside is None else aside.around(protocol.build()))
         self._gate = Gate()
+        self.plans: list[SlicePlan] = []
+        """Where the next series shall go."""
         self._found: list[Verdict] = list(scan.verdicts)
         self._unused: Counter[str] = Counter()
         self._images: Counter[str] = Counter()
@@ -109,9 +114,11 @@ class Run:
                 image = self._stamped(item)
                 if self._gate.passes(image):
                     self._images[image.output] += 1
-                    yield image
+                yield image
             elif isinstance(item, Verdict):
                 self._found.append(item)
+            elif isinstance(item, SlicePlan):
+                self.plans.append(item)
             elif not isinstance(item, Waveform):
                 self._unused[type(item).__name__] += 1
 

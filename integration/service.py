@@ -20,6 +20,9 @@ from pathlib import Path
 from typing import IO
 
 from acquisition.errors import IsocenterError, SetupError
+from integration.answers import Counter, Outcome, tidy
+from integration.console.gallery import Gallery
+from integration.delivery.answers import Answer
 from integration.delivery.destination import Destination
 from integration.delivery.journal import Journal
 from integration.delivery.sender import SenderProcess
@@ -66,6 +69,8 @@ class Plan:
     """Processes that run networks beside the conventional reconstruction; 0: they run in the scan's own thread."""
     drain_s: float = 30.0
     """How long running scans may go on when the service is stopped [s]."""
+    picture_bytes: int = 0
+    """Memory for the pictures of the console page [bytes]; 0: no console, only the status page."""
 
 
 Rooms = Callable[[Plan, Journal, Spool], Hooks]
@@ -98,9 +103,11 @@ class Service:
         self.journal = Journal(plan.data / "journal.sqlite")
         self.console = Journal(plan.data / "journal.sqlite")  # its own connection: looking never delays an image
         self.recorder = Recorder(plan.data / "raw", self.spool)
+        self.counter = Counter(plan.data, self.console, self.spool, destinations=plan.destinations)
         hooks = rooms(plan, self.journal, self.spool)
         self.sender = SenderProcess(plan.data, plan.destinations)
-        self.house = House(self.journal, self.recorder, _waking(hooks, self.sender))
+        gallery = Gallery(plan.picture_bytes)
+        self.house = House(self.journal, self.recorder, _waking(hooks, self.sender), gallery=gallery)
         self.server = MrdServer(self._attend, plan.limits)
         self.stream = (
             None
@@ -159,6 +166,7 @@ class Service:
         """Remove recordings that have served."""
         try:
             gone = self.recorder.tidy(self.console, retention_s=self.plan.retention_s)
+            tidy(self.plan.data, retention_s=self.plan.retention_s)
         except (IsocenterError, OSError):
             LOG.exception("recordings cannot be tidied for now")
             return
@@ -199,6 +207,18 @@ class Service:
         n = self.console.resend(destination=destination, job=job)
         self.sender.probe()
         return n
+
+    def answer(self, answer: Answer) -> Outcome:
+        """Write down a person's answer to a scan and do what follows.
+
+        Raises
+        ------
+        ConfigError
+            There is no such scan, it is not over, or nobody signs.
+        """
+        outcome = self.counter.give(answer)
+        self.sender.wake()
+        return outcome
 
     def __enter__(self) -> Service:
         self.start()

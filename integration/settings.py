@@ -18,6 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from acquisition.errors import ConfigError
+from integration.console.access import LOOPBACK
 from integration.delivery.destination import Destination
 from integration.doors.mrd_call import CallLimits
 from integration.doors.stream.keys import check_keys, read_clients, read_keys
@@ -25,7 +26,7 @@ from integration.doors.stream.server import Keys
 from integration.service import Plan
 from integration.steps import one_of
 
-GIB = 1 << 30
+GIB, MIB = 1 << 30, 1 << 20
 DAY_S = 86400.0
 
 
@@ -71,6 +72,10 @@ class Settings(BaseModel):
     """How long recordings are kept whose images no archive vouches for [days]."""
     drain_s: float = Field(default=30.0, ge=0)
     """How long running scans may go on when the service is stopped [s]."""
+    console: bool = False
+    """Serve the console page, which shows patients and pictures, at the HTTP port; on the loopback only."""
+    console_mib: int = Field(default=512, ge=16)
+    """Memory for the pictures of the console page [MiB]."""
     workers: int = Field(default=1, ge=0, le=64)
     """Processes that run networks beside the conventional reconstruction, one per device; 0: in the scan's thread."""
     threads: int = Field(default_factory=default_threads, ge=1)
@@ -85,6 +90,13 @@ class Settings(BaseModel):
         return value
 
     @model_validator(mode="after")
+    def _console_on_the_loopback(self) -> Settings:
+        if self.console and self.host not in LOOPBACK:
+            raise ValueError(f"no console at {self.host}: it shows patients and has no password, so 127.0.0.1 only")
+        if self.console and self.http_port is None:
+            raise ValueError("the console needs an HTTP port")
+        return self
+
     def _both_keys(self) -> Self:
         if (self.stream_key is None) != (self.stream_clients is None):
             raise ValueError("stream_key and stream_clients go together")
@@ -123,6 +135,7 @@ class Settings(BaseModel):
             retention_s=self.retention_days * DAY_S,
             workers=self.workers,
             drain_s=self.drain_s,
+            picture_bytes=self.console_mib * MIB if self.console else 0,
         )
 
 

@@ -29,6 +29,7 @@ from kernels.memory import keep_memory
 EXAMPLES = """
   isocenter serve --archive 127.0.0.1:4242:ORTHANC
   isocenter serve --config /etc/isocenter.yaml --log-level INFO
+  isocenter serve --console
   isocenter serve --mrd-port 9010 --http-port 8090 --data /data/isocenter
 """
 
@@ -75,7 +76,8 @@ def warm_up(settings: Settings) -> None:
 
 
 def _announce(service: Service, settings: Settings, ready_file: Path | None) -> None:
-    page = f", status page http://{settings.host}:{service.http_port}" if service.http_port else ""
+    what = "console" if settings.console else "status page"
+    page = f", {what} http://{settings.host}:{service.http_port}" if service.http_port else ""
     archives = ", ".join(f"{d.ae_title} at {d.host}:{d.port}" for d in settings.destinations)
     print(f"Isocenter hears scanners at {settings.host}:{service.mrd_port}{page}", file=sys.stderr)
     if service.stream_port:
