@@ -26,7 +26,7 @@ from integration.schedule.worker import Work
 from tests.integration.doors_samples import EXAM
 from tests.integration.schedule_samples import PLACE, STEP, main
 from tests.integration.stream_samples import mr
-from tests.models.samples import card_folder, ellipses
+from tests.models.samples import card_folder
 from tests.models.samples import image as model_image
 from tests.models.samples import scan as model_scan
 
@@ -263,12 +263,12 @@ def test_urgency_and_deadline_come_with_the_request() -> None:
 
 def test_a_real_network_gives_beside_the_scan_what_it_gives_in_it(pool: Pool, tmp_path: Path) -> None:
     card = {"card": str(card_folder(tmp_path)), "engine": "torch", "strength": 1.0}
-    made = Protocol(name="p", modality="MR", description="", steps=(("model.denoise", card), ("check.image", {})))
+    made = Protocol(name="p", modality="MR", description="", steps=(("model.denoise", card),))
     found = []
     for where in (None, pool):
         started = Run(model_scan(), made, beside(where, made, job="real", request=Request(protocol="p")))
         started.open()
-        images = [i for k in range(2) for i in started.feed(model_image(ellipses(k), position=Position(slice=k)))]
+        images = [i for k in range(2) for i in started.feed(model_image(position=Position(slice=k)))]
         found.append([*images, *started.close()])
         assert "network.left_out" not in [v.check for v in started.verdicts]
     here, there = (sorted(images, key=lambda i: (i.output, i.position.slice)) for images in found)
