@@ -46,24 +46,18 @@ class LatticeModel:
 
     def solved(self, lines: Tensor) -> Tensor:
         """Return the image that explains `lines` best."""
-        return self._divided(self.adjoint(lines), root=False)
+        return self._divided(self.adjoint(lines))
 
-    def halved(self, images: Tensor) -> Tensor:
-        """Return ``(A^H A)^-1/2`` of images: inner products of the results are those of what ``A`` explains."""
-        return self._divided(images, root=True)
-
-    def _divided(self, images: Tensor, *, root: bool) -> Tensor:
+    def _divided(self, images: Tensor) -> Tensor:
         if self.folding == 1:
             return images
-        matrix = self._factor if root else self._factor.mH @ self._factor
         parts = torch.fft.ifftshift(images, dim=-2).unflatten(-2, (self.folding, self.n_lines))
-        parts = torch.einsum("yxrq,...qyx->...ryx", matrix, parts)
+        parts = torch.einsum("yxrq,...qyx->...ryx", self._inverse, parts)
         return torch.fft.fftshift(parts.flatten(-3, -2), dim=-2)
 
     @cached_property
-    def _factor(self) -> Tensor:
-        """``L^-1`` of ``A^H A = L L^H`` (line, x, R, R)."""
+    def _inverse(self) -> Tensor:
+        """``(A^H A)^-1`` (line, x, R, R)."""
         parts = torch.fft.ifftshift(self.maps, dim=-2).unflatten(-2, (self.folding, self.n_lines))
         gram = torch.einsum("cryx,cqyx->yxrq", parts.conj(), parts)
-        unit = torch.eye(self.folding, dtype=gram.dtype)
-        return torch.linalg.inv(torch.linalg.cholesky(gram + _DAMPING * unit))
+        return torch.linalg.inv(gram + _DAMPING * torch.eye(self.folding, dtype=gram.dtype))

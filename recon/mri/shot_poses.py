@@ -27,11 +27,12 @@ from recon.mri.shot_model import LatticeModel
 
 Floats = NDArray[np.float64]
 
-_ROUNDS = 4
+_ROUNDS = 3
 _SMOOTH = 3.0  # lines from the centre to which the phase that stays in the scanner reaches
 _RIDGE = 1e-3  # of a parameter's own information: what all shots share is not seen
 _AROUND = 1.5  # samples over which power is averaged
-_FACTOR = 0.05  # standard deviation of a shot's factor that is expected
+_MAPS = 0.03  # error of coil maps and model, part of the signal
+_FACTOR = 0.2  # standard deviation of a shot's factor that is expected
 _LEAST = 0.02  # mm or degrees below which a shot is not moved
 _JUMP = 0.15  # mm or degrees: smaller steps from shot to shot are noise, larger ones movement
 _N_POSE = 3
@@ -57,7 +58,11 @@ class ShotPoses:
 
 
 def shot_poses(
-    lines: Tensor, shots: Sequence[NDArray[np.bool_]], *, model: LatticeModel, voxel_mm: tuple[float, float]
+    lines: Tensor,
+    shots: Sequence[NDArray[np.bool_]],
+    *,
+    model: LatticeModel,
+    voxel_mm: tuple[float, float],
 ) -> ShotPoses:
     """Find the pose of each shot.
 
@@ -68,7 +73,7 @@ def shot_poses(
     shots
         Which lines each shot measured (line,), shots in the order of time.
     model
-        Coils.
+        Coils, and the lattice of the lines.
     voxel_mm
         Voxels of the model's image (y, x) [mm].
     """
@@ -144,26 +149,31 @@ def _step(
     poses, factors, voxel_mm = at
     rest = lines - model.forward(model.solved(lines))
     columns = model.forward(derivatives(image, voxel_mm))  # (5, coil, line, x)
+    weight = _weight(model.forward(image))
     n_shots, n = len(belongs), len(columns)
-    own, gradient = torch.zeros((n_shots, n, n), dtype=torch.float64), torch.zeros((n_shots, n), dtype=torch.float64)
-    seen = torch.empty((n_shots, n, image.numel()), dtype=image.dtype)
+    unexplained = torch.empty((n_shots, n, rest.numel()), dtype=rest.dtype)
     for shot, mask in enumerate(belongs):
-        mine = columns[:, :, mask].flatten(1)
-        own[shot] = (mine.conj() @ mine.T).real.double()
-        gradient[shot] = (mine.conj() @ rest[:, mask].flatten()).real.double()
         part = torch.zeros_like(columns)
         part[:, :, mask] = columns[:, :, mask]
-        seen[shot] = model.halved(model.adjoint(part)).flatten(1)
-    flat = torch.view_as_real(seen.flatten(0, 1)).flatten(1)
+        unexplained[shot] = (weight * (part - model.forward(model.solved(part)))).flatten(1)
+    own = torch.stack([(weight * columns)[:, :, mask].abs().square().sum((1, 2, 3)) for mask in belongs])
+    flat = torch.view_as_real(unexplained.flatten(0, 1)).flatten(1)
+    gradient = flat @ torch.view_as_real((weight * rest).flatten()).flatten()
+    found = [part.double().numpy() for part in (flat @ flat.T, own, gradient)]
     off = np.stack([factors.real - 1, factors.imag], axis=1)
-    information = torch.block_diag(*own) - (flat @ flat.T).double()
-    return _solved(information.numpy(), own.numpy(), gradient.numpy().ravel(), poses=poses, factors=off)
+    return _solved(found[0], found[1], found[2], poses=poses, factors=off)
+
+
+def _weight(expected: Tensor) -> Tensor:
+    """Return one over the error that is expected of lines (coil, line, x): noise, and a part of the signal."""
+    around = torch.nn.functional.avg_pool2d(expected.abs().square(), 3, 1, 1, count_include_pad=False)
+    return (1 + _MAPS**2 * around).rsqrt()
 
 
 def _solved(information: Floats, own: Floats, gradient: Floats, *, poses: Floats, factors: Floats) -> tuple[Floats, Floats]:
     """Solve for the step; poses of neighbouring shots are expected to be alike, with few jumps."""
-    n_shots, n = own.shape[:2]
-    scale = np.sqrt(np.maximum(np.einsum("sii->si", own).ravel(), 1e-30))
+    n_shots, n = own.shape
+    scale = np.sqrt(np.maximum(own.ravel(), 1e-30))
     scaled = information / scale[:, None] / scale + _RIDGE * np.eye(len(scale))
     error = np.sqrt(np.maximum(np.diag(np.linalg.inv(scaled)), 0) / 2) / scale
     matrix, right = scaled * scale[:, None] * scale, gradient.copy()
