@@ -21,6 +21,7 @@ from acquisition.mri_looking import Looking, kept, noise_lines, outer_lines
 from acquisition.verdict import Level, Verdict
 
 _LOOKS = (16, 32, 64, 128, 256, 512)  # readouts after which it is looked at
+_FEWEST = {"noise scan": 4, "imaging": 16}  # readouts that are enough at the end of the scan
 _CHANCE = 1e-7  # that noise alone reaches the limit at one frequency of one coil
 _AROUND = 33  # frequencies that are the surroundings
 _UNIFORM = ("cartesian", "radial", "goldenangle")
@@ -48,7 +49,7 @@ class CheckInterference(Looking):
 
     above: float = 2.0
     """Power of a frequency over that of its surroundings in a noise scan from which it is interference."""
-    imaging_above: float = 12.0
+    imaging_above: float = 30.0
     """The same in imaging lines, where edges of the object stand out a little, too."""
 
     def __post_init__(self) -> None:
@@ -114,7 +115,7 @@ class CheckInterference(Looking):
     def _end(self) -> Iterator[Verdict]:
         if not self._told and self._spectra:
             for found in self._spectra.values():
-                if found.n >= 4 and found.n not in _LOOKS and not self._told:
+                if found.n >= _FEWEST[found.kind] and not self._told:
                     yield from self._judged(found)
         if not self._told and self._spectra:
             yield Verdict(

@@ -22,7 +22,7 @@ from acquisition.scan import Encoding
 from acquisition.verdict import Level, Verdict
 
 _LOWEST, _HIGHEST = 0.6, 0.9  # between image and the end of the receiver's band, parts of half the band
-_LINES = 16  # outer lines that are enough for a coil's noise
+_LINES = 6  # outer lines that are enough for a coil's noise
 _MOST = 64  # outer lines that are looked at
 _FEW = 64  # samples per coil and coil behind a correlation that can be judged
 _UNIFORM = ("cartesian", "radial", "goldenangle")

@@ -17,7 +17,7 @@ RESPIRATION = 2
 """Kind of the waveform of a belt or a respiratory navigator."""
 _LEAST_S = 10.0  # shorter signals are not judged
 _STEP_S = 0.05  # samples closer together say nothing more
-_OUTSIDE = 1.0  # usual depths beyond the usual range
+_OUTSIDE = 0.5  # usual depths beyond the usual range
 
 Floats = NDArray[np.float64]
 
