@@ -22,8 +22,8 @@ from acquisition.scan import Encoding
 from acquisition.verdict import Level, Verdict
 
 _LOWEST, _HIGHEST = 0.6, 0.9  # between image and the end of the receiver's band, parts of half the band
-_LINES = 6  # outer lines that are enough for a coil's noise
-_MOST = 64  # outer lines that are looked at
+_LINES = 6  # outer lines that are enough for a coil's noise: a quarter of them, those with least of the object
+_BANDWIDTH = 0.79  # noise bandwidth of a receiver, part of the nominal one
 _FEW = 64  # samples per coil and coil behind a correlation that can be judged
 _UNIFORM = ("cartesian", "radial", "goldenangle")
 
@@ -41,7 +41,7 @@ class CheckNoise(Looking):
     """Standard deviation over, or under, that of the median coil from which a coil is marked."""
     shared_above: float = 0.9
     """Correlation of two coils' noise from which they are marked."""
-    change_above: float = 1.5
+    change_above: float = 1.75
     """Standard deviation against the earlier scan's, or imaging's against the noise scan's, over or under."""
     earlier: str = ""
     """File (.npy) with the noise covariance (coil, coil) of an earlier scan at the same dwell time; empty: none."""
@@ -59,7 +59,7 @@ class CheckNoise(Looking):
     def _begin(self) -> None:
         self._noise, self._dwell_us = NoiseSum(), 0.0
         self._told = False
-        self._power, self._n_lines = np.zeros(0), 0
+        self._power, self._n_lines = list[Floats](), 0
         self._imaging_dwell_us = 0.0
         self._changed = False
 
@@ -73,7 +73,7 @@ class CheckNoise(Looking):
         if not self._told:
             self._told = True
             yield from self._of_scan()
-        if self._n_lines < _MOST and self._noise.n_samples:
+        if not self._changed and self._noise.n_samples:
             yield from self._of_imaging(item)
 
     def _end(self) -> Iterator[Verdict]:
@@ -112,7 +112,7 @@ class CheckNoise(Looking):
         shared = np.abs(covariance) / np.maximum(np.outer(std, std), 1e-30)
         shared[~alive] = shared[:, ~alive] = 0
         np.fill_diagonal(shared, 0)
-        a, b = np.unravel_index(int(shared.argmax()), shared.shape)
+        a, b = sorted(np.unravel_index(int(shared.argmax()), shared.shape))
         if shared[a, b] > self.shared_above:
             yield Verdict(
                 check="check.mri_noise_shared",
@@ -155,15 +155,16 @@ class CheckNoise(Looking):
             return
         spectrum = np.fft.fft(kept(item)[outer], axis=2, norm="ortho")[:, :, bins]
         power = (np.median(np.abs(spectrum) ** 2, axis=2) / np.log(2)).astype(float)
-        self._power = power.sum(axis=0) + (self._power if self._n_lines else 0)
+        self._power.append(power)
         self._n_lines += int(outer.sum())
         self._imaging_dwell_us = float(item.head["dwell_us"][0])
-        if self._n_lines >= _LINES and not self._changed:
+        if self._n_lines >= _LINES:
             self._changed = True
             before = self._noise.total.diagonal().real / self._noise.n_samples
             wider = self._dwell_us / self._imaging_dwell_us if min(self._dwell_us, self._imaging_dwell_us) > 0 else 1.0
             alive = before > 1e-6 * np.median(before)
-            ratio = np.sqrt(self._power / self._n_lines / np.maximum(before * wider, 1e-30))
+            now = np.quantile(np.concatenate(self._power), 0.25, axis=0)
+            ratio = np.sqrt(now / np.maximum(before * wider / _BANDWIDTH, 1e-30))
             yield self._change(np.where(alive, ratio, 1.0), "the noise scan")
 
 

@@ -58,7 +58,7 @@ class CheckWaveform:
             yield self._judged(np.concatenate(self._parts))
 
     def _judged(self, values: Floats) -> Verdict:
-        low, high = np.percentile(values, [5, 95])
+        low, high = np.percentile(values, [10, 90])
         span = float(high - low)
         at_stop = max(float((values == end).mean()) for end in (values.min(), values.max()))
         far = (values > high + _OUTSIDE * span) | (values < low - _OUTSIDE * span)

@@ -1,6 +1,8 @@
 """Did the patient move, and in which shot? Told slice by slice from raw data, while the scan goes on.
 
-A shot is what was measured in one go: the echoes of one train, else a run of neighbouring readouts in time.
+A shot is one train of echoes: its lines lie all over k-space, so that its neighbours' lines and the coils say where
+they should be. A scan without trains reads neighbouring lines at neighbouring times; there only the borders between
+runs of lines tell, which was not sure enough on simulated heads and wrong on a real phantom: it is not judged.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from torch import Tensor
 
 from acquisition.errors import ConfigError
 from acquisition.items import NOT_IMAGING, Flag, Item, Readouts
+from acquisition.noise import NoiseModel
 from acquisition.scan import Scan
 from acquisition.verdict import Level, Verdict
 from kernels.registry import kernel
@@ -31,7 +34,6 @@ logger = logging.getLogger(__name__)
 
 _COILS = 8  # virtual coils that are looked at
 _MOST_LINES, _VOXELS = 160, 48  # lines and voxels along the readout that are looked at
-_RUNS, _SHORTEST_RUN = 16, 4  # runs of a scan without trains, and readouts of the shortest
 _PAUSE = 5  # usual times between readouts that end a train
 _FEWEST = 4  # shots, and coils, that can be compared
 _ACS = 24
@@ -50,7 +52,7 @@ class _Slice:
     """The lines (coil, x), few voxels."""
     reference: dict[int, Tensor] = field(default_factory=dict)
     """Lines of a calibration of its own."""
-    repetition: tuple[int, ...] = ()
+    frame: tuple[int, ...] = ()
     """Counters of the frame that is looked at."""
     judged: bool = False
     """Nothing more is needed."""
@@ -60,8 +62,9 @@ class _Slice:
 class CheckMotion:
     """Find shots in which the head was not where it was in most others; stands behind `mri.readout`.
 
-    Looks at some slices of 2D Cartesian scans, at the first frame of each. Lines must be white; undersampling must be
-    regular, with calibration lines. Volumes are not judged. Everything passes as it came, before it is looked at.
+    Looks at some slices of 2D Cartesian scans with echo trains, at the first frame of each. Undersampling must be
+    regular, with calibration lines. Volumes, and scans without trains, are not judged. Everything passes as it came,
+    before it is looked at.
     """
 
     slices: int = 3
@@ -84,9 +87,10 @@ class CheckMotion:
         """Choose the slices."""
         self._uid, self._spaces = scan.uid, spaces(scan)
         self._found: dict[int, _Slice] = {}
-        self._n_judged = self._n_moved = 0
+        self._white = False
         space = self._spaces[0]
-        fit = space.encoding.trajectory == CARTESIAN and not space.is_3d
+        self._train = space.encoding.echo_train_length or 1
+        fit = space.encoding.trajectory == CARTESIAN and not space.is_3d and self._train > 1
         limit = space.encoding.limit("slice")
         chosen = np.linspace(limit.minimum, limit.maximum, min(self.slices, limit.maximum - limit.minimum + 1) + 2)
         self._chosen = set(np.round(chosen[1:-1]).astype(int).tolist()) if fit else set()
@@ -94,6 +98,8 @@ class CheckMotion:
     def feed(self, item: Item) -> Iterator[Item]:
         """Pass everything on; keep the lines of the chosen slices and judge a slice when its frame is over."""
         yield item
+        if isinstance(item, NoiseModel):
+            self._white = item.whitened
         if not self._chosen or not isinstance(item, Readouts) or item.domain != "x":
             return
         wanted = np.isin(item.head["slice"], list(self._chosen)) & ~item.has(NOT_IMAGING) & (item.head["encoding"] == 0)
@@ -117,13 +123,13 @@ class CheckMotion:
             known.reference[k1] = _few(item.data[i])
         frame = tuple(int(head[name]) for name in ("average", "contrast", "phase", "repetition", "set"))
         if not separate or flags & Flag.CALIBRATION_AND_IMAGING:
-            known.repetition = known.repetition or frame
-            if frame == known.repetition and 0 <= k1 < space.y.encoded and k1 not in known.k1:
+            known.frame = known.frame or frame
+            if frame == known.frame and 0 <= k1 < space.y.encoded and k1 not in known.k1:
                 known.k1.append(k1)
                 known.time_stamps.append(int(head["time_stamp"]))
                 known.lines.append(_few(item.data[i]))
         over = flags & (Flag.LAST_IN_SLICE | Flag.LAST_IN_MEASUREMENT) and bool(known.lines)
-        if over or (known.repetition and frame > known.repetition):
+        if over or (known.frame and frame > known.frame):
             yield from self._judge(number)
 
     def _judge(self, number: int) -> Iterator[Verdict]:
@@ -131,7 +137,7 @@ class CheckMotion:
         if known.judged or not known.lines:
             return
         known.judged = True
-        problem = _problem(known, self._spaces[0])
+        problem = _problem(known, self._spaces[0], least=1.0 if self._white else 0.0)
         if problem is not None:
             lines, masks, model, voxel_mm = problem
             yield self._verdict(number, shot_poses(lines, masks, model=model, voxel_mm=voxel_mm), masks)
@@ -169,9 +175,10 @@ def _few(line: NDArray[np.complex64]) -> Tensor:
 
 
 def _problem(
-    known: _Slice, space: Space
+    known: _Slice, space: Space, *, least: float
 ) -> tuple[Tensor, list[NDArray[np.bool_]], LatticeModel, tuple[float, float]] | None:
-    """Return lines (coil, line, x), shots, coils and voxels of a slice; None where it cannot be judged."""
+    """Return lines (coil, line, x) in units of their noise (taken to be `least` or more), shots, coils and voxels of
+    a slice; None where it cannot be judged."""
     r, size = max(1, round(space.encoding.acceleration[1])), space.y.encoded
     k1, lines, centre = np.array(known.k1), torch.stack(known.lines, dim=1), size // 2
     n_coils = len(lines)
@@ -182,7 +189,7 @@ def _problem(
     used = lattice & (place >= 0) & (place < 2 * half)
     if n_coils < _FEWEST or half < 8 or used.sum() != 2 * half:
         return None
-    shots = shots_of(np.array(known.time_stamps), max(1, space.encoding.echo_train_length or 1))
+    shots = shots_of(np.array(known.time_stamps), space.encoding.echo_train_length or 1)
     masks = [np.isin(np.arange(2 * half), place[used & (shots == s)]) for s in np.unique(shots[used])]
     middle = _calibration(known, size)
     if len(masks) < _FEWEST or middle is None:
@@ -196,15 +203,15 @@ def _problem(
     order = np.flatnonzero(used)[np.argsort(place[used])]
     seen = torch.einsum("vc,cyx->vyx", rows, lines[:, order])
     fov_mm = space.encoding.fov_mm[1], space.x.spacing_mm * space.x.recon
-    return seen / _noise(seen, model), masks, model, (fov_mm[0] / matrix[1], fov_mm[1] / matrix[2])
+    return seen / max(least, _noise(seen, model)), masks, model, (fov_mm[0] / matrix[1], fov_mm[1] / matrix[2])
 
 
 def _noise(lines: Tensor, model: LatticeModel) -> float:
-    """Return the standard deviation of what the coils leave unexplained, at least that of white noise."""
+    """Return the standard deviation of what the coils leave unexplained."""
     n_coils = len(lines)
     rest = lines - model.forward(model.solved(lines))
     free = max(1, n_coils - model.folding) / n_coils
-    return max(1.0, float((rest.abs().square().median() / (math.log(2) * free)).sqrt()))
+    return max(1e-30, float((rest.abs().square().median() / (math.log(2) * free)).sqrt()))
 
 
 def _calibration(known: _Slice, size: int) -> tuple[Tensor, int] | None:
@@ -227,11 +234,9 @@ def shots_of(time_stamps: NDArray[np.int64], train: int) -> NDArray[np.int64]:
     time_stamps
         Scanner clock of each readout (n,).
     train
-        Echoes of a train; 1: there are none, and runs of readouts are shots. A pause ends a train early.
+        Echoes of a train; a pause ends it early.
     """
     n, steps = len(time_stamps), np.diff(time_stamps)
-    if train == 1:
-        return np.arange(n) // max(_SHORTEST_RUN, -(-n // _RUNS))
     pauses = np.flatnonzero(steps > _PAUSE * max(1.0, float(np.median(steps)))) + 1 if n > 1 else np.zeros(0, int)
     if len(pauses) < n // (2 * train):
         return np.arange(n) // train

@@ -27,14 +27,14 @@ from recon.mri.shot_model import LatticeModel
 
 Floats = NDArray[np.float64]
 
-_ROUNDS = 3
+_ROUNDS = 4
 _SMOOTH = 3.0  # lines from the centre to which the phase that stays in the scanner reaches
 _RIDGE = 1e-3  # of a parameter's own information: what all shots share is not seen
 _AROUND = 1.5  # samples over which power is averaged
 _MAPS = 0.03  # error of coil maps and model, part of the signal
 _FACTOR = 0.2  # standard deviation of a shot's factor that is expected
 _LEAST = 0.02  # mm or degrees below which a shot is not moved
-_JUMP = 0.15  # mm or degrees: smaller steps from shot to shot are noise, larger ones movement
+_JUMP = 0.3  # mm or degrees: smaller steps from shot to shot are noise, larger ones movement
 _N_POSE = 3
 
 
@@ -143,7 +143,12 @@ def _still(lines: Tensor, image: Tensor, belongs: Tensor, *, model: LatticeModel
 
 
 def _step(
-    lines: Tensor, image: Tensor, belongs: Tensor, *, model: LatticeModel, at: tuple[Floats, NDArray[np.complex128], tuple[float, float]]
+    lines: Tensor,
+    image: Tensor,
+    belongs: Tensor,
+    *,
+    model: LatticeModel,
+    at: tuple[Floats, NDArray[np.complex128], tuple[float, float]],
 ) -> tuple[Floats, Floats]:
     """Return the step (shot, 5) of shift, shift, turn and factor, and the error of the pose from noise (shot, 3)."""
     poses, factors, voxel_mm = at
@@ -170,12 +175,17 @@ def _weight(expected: Tensor) -> Tensor:
     return (1 + _MAPS**2 * around).rsqrt()
 
 
-def _solved(information: Floats, own: Floats, gradient: Floats, *, poses: Floats, factors: Floats) -> tuple[Floats, Floats]:
+def _solved(
+    information: Floats, own: Floats, gradient: Floats, *, poses: Floats, factors: Floats
+) -> tuple[Floats, Floats]:
     """Solve for the step; poses of neighbouring shots are expected to be alike, with few jumps."""
     n_shots, n = own.shape
     scale = np.sqrt(np.maximum(own.ravel(), 1e-30))
     scaled = information / scale[:, None] / scale + _RIDGE * np.eye(len(scale))
-    error = np.sqrt(np.maximum(np.diag(np.linalg.inv(scaled)), 0) / 2) / scale
+    covariance = np.linalg.inv(scaled) / scale[:, None] / scale / 2
+    centred = np.eye(n_shots) - 1 / n_shots  # what all shots share is not told, and no error
+    own_error = [np.diag(centred @ covariance[c::n, c::n] @ centred) for c in range(_N_POSE)]
+    error = np.sqrt(np.maximum(np.stack(own_error, axis=1), 0))
     matrix, right = scaled * scale[:, None] * scale, gradient.copy()
     for column in range(_N_POSE):
         place = np.arange(n_shots) * n + column
@@ -190,7 +200,7 @@ def _solved(information: Floats, own: Floats, gradient: Floats, *, poses: Floats
         matrix[place, place] += 0.5 / _FACTOR**2
         right[place] -= 0.5 / _FACTOR**2 * factors[:, column - _N_POSE]
     step = np.linalg.solve(matrix, right).reshape(n_shots, n)
-    return step, error.reshape(n_shots, n)[:, :_N_POSE]
+    return np.asarray(step), np.asarray(error)
 
 
 def derivatives(image: Tensor, voxel_mm: tuple[float, float]) -> Tensor:

@@ -21,7 +21,6 @@ from models.train.mr import MrSpec, random_slice
 from models.train.tissue import tissues
 
 TRAIN_KINDS = ("t2_tse", "pd_tse", "flair")
-ECHO_KINDS = ("t1_gre", "t1_spin_echo", "t1_spgr")
 _RUNS = 16  # shots of a scan without trains
 _MOST = 0.4  # of the shots that move
 _ACS = 24
@@ -70,7 +69,9 @@ class Case:
         order = np.argsort(self.shots, kind="stable")
         for n, k1 in enumerate(order.tolist()):
             last = Flag.LAST_IN_SLICE if n == ny - 1 else Flag(0)
-            yield _readout(self.kspace[:, k1], k1, last, time_stamp=1000 + 4 * n + 1200 * int(self.shots[k1]) * self.train)
+            yield _readout(
+                self.kspace[:, k1], k1, last, time_stamp=1000 + 4 * n + 1200 * int(self.shots[k1]) * self.train
+            )
 
 
 def _readout(data: NDArray[np.complex64], k1: int, flags: Flag, *, time_stamp: int = 0) -> Readouts:
@@ -149,12 +150,12 @@ def _movement(
     return moved, poses, Movement(rotation_deg=turn, shift_mm=shift)
 
 
-def _directions(
-    plane: Plane, rng: np.random.Generator, motion: str
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _directions(plane: Plane, rng: np.random.Generator, motion: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the unit vectors of shift and axis."""
     if motion == "in plane":
         angle = rng.uniform(0, 2 * np.pi)
-        return np.array([np.cos(angle), np.sin(angle)]) @ plane.directions[1:], plane.directions[0] * rng.choice([-1, 1])
+        return np.array([np.cos(angle), np.sin(angle)]) @ plane.directions[1:], plane.directions[0] * rng.choice(
+            [-1, 1]
+        )
     shift, axis = rng.standard_normal((2, 3))
     return shift / np.linalg.norm(shift), axis / np.linalg.norm(axis)
