@@ -21,6 +21,7 @@ from acquisition.verdict import Level, Verdict
 _AGAIN = Flag.NAVIGATION | Flag.PHASE_CORRECTION
 _NAMES = ("encoding", "slice", "contrast", "phase", "set", "segment", "k1", "k2")
 _FEWEST = 4  # measurements of a line before drift is spoken of
+_PIXEL = 0.1  # of a pixel's bandwidth: a smaller drift moves nothing
 _ALIKE = 0.5  # correlation of magnitudes below which it is another line
 
 
@@ -43,7 +44,7 @@ class CheckDrift(Looking):
     phase_above: float = 1.0
     """Drift of the phase from which the scan is marked [rad]."""
     frequency_above: float = 30.0
-    """Drift of the frequency from which the scan is marked [Hz]."""
+    """Drift of the frequency from which the scan is marked [Hz]; never less than a tenth of a pixel's bandwidth."""
 
     def __post_init__(self) -> None:
         if min(self.phase_above, self.frequency_above) <= 0:
@@ -55,7 +56,7 @@ class CheckDrift(Looking):
         self._lines: dict[tuple[int, ...], _Line] = {}
         self._told = set[str]()
         self._most = {"phase": 0.0, "frequency": 0.0}
-        self._dwell_us = 0.0
+        self._dwell_us, self._limit_hz = 0.0, self.frequency_above
 
     def _look(self, item: Readouts) -> Iterator[Verdict]:
         encoding = self._encoding(item)
@@ -93,7 +94,7 @@ class CheckDrift(Looking):
         hertz = 1e6 / (2 * np.pi * self._dwell_us) if self._dwell_us > 0 else 0.0
         for name, values, limit, unit in (
             ("phase", np.unwrap([0.0, *line.turns]), self.phase_above, "rad"),
-            ("frequency", np.array([0.0, *line.slopes]) * hertz, self.frequency_above, "Hz"),
+            ("frequency", np.array([0.0, *line.slopes]) * hertz, self._frequency_limit(line), "Hz"),
         ):
             drift = drifted(values)
             self._most[name] = max(self._most[name], abs(drift))
@@ -101,10 +102,15 @@ class CheckDrift(Looking):
                 self._told.add(name)
                 yield _verdict(name, drift, limit, unit=unit, where=f"{where}, {len(values)} measurements")
 
+    def _frequency_limit(self, line: _Line) -> float:
+        pixel_hz = 1e6 / (self._dwell_us * line.first.shape[1]) if self._dwell_us > 0 else 0.0
+        self._limit_hz = max(self.frequency_above, _PIXEL * pixel_hz)
+        return self._limit_hz
+
     def _end(self) -> Iterator[Verdict]:
         if not any(line.turns for line in self._lines.values()):
             return
-        for name, limit, unit in (("phase", self.phase_above, "rad"), ("frequency", self.frequency_above, "Hz")):
+        for name, limit, unit in (("phase", self.phase_above, "rad"), ("frequency", self._limit_hz, "Hz")):
             if name not in self._told:
                 yield _verdict(name, self._most[name], limit, unit=unit, where=f"{len(self._lines)} lines")
 

@@ -201,7 +201,7 @@ def test_phase_and_frequency_that_drift_are_measured(scanner: Simulation, blocks
     (phase,) = marked(CheckDrift(), scanner.scan, turned(sign * 2.5, 0))
     assert phase.check == "check.mri_phase_drift"
     assert sign * float(phase.value or 0) > 1
-    (frequency,) = marked(CheckDrift(), scanner.scan, turned(0, sign * 200.0))
+    (frequency,) = marked(CheckDrift(), scanner.scan, turned(0, sign * 600.0))
     assert frequency.check == "check.mri_frequency_drift"
     assert sign * float(frequency.value or 0) > 30
 

@@ -172,7 +172,7 @@ def _phase(v: VirtualScan, rng: np.random.Generator) -> Iterable[Item]:
 def _frequency(v: VirtualScan, rng: np.random.Generator) -> Iterable[Item]:
     n, dwell_s = v.blocks[-1].data.shape[2], float(v.blocks[-1].head["dwell_us"][0]) * 1e-6
     for i, block in enumerate(v.blocks):
-        hertz = 250.0 * i / len(v.blocks)
+        hertz = 600.0 * i / len(v.blocks)
         turn = np.exp(2j * np.pi * hertz * dwell_s * (np.arange(n) - n // 2))
         yield replace(block, data=(block.data * turn).astype(np.complex64))
 
@@ -208,7 +208,7 @@ FAULTS: dict[str, tuple[Callable[[VirtualScan, np.random.Generator], Iterable[It
     "radio, 0.5 to 1 noise": (_radio, ("check.mri_interference",), _any),
     "noise grows after its scan": (_noise_grows, ("check.mri_noise_change",), _cartesian),
     "phase drift, 3 rad": (_phase, ("check.mri_phase_drift",), _repeated),
-    "frequency drift, 250 Hz": (_frequency, ("check.mri_frequency_drift",), _repeated),
+    "frequency drift, 600 Hz": (_frequency, ("check.mri_frequency_drift",), _repeated),
     "EPI ghost, 0.6 to 1.2 rad": (_ghost, ("check.ghost",), lambda v: v.is_epi),
 }
 """Fault -> how it is planted, checks that may find it, scans in which it can be."""
