@@ -79,6 +79,8 @@ class CheckNoise(Looking):
     def _end(self) -> Iterator[Verdict]:
         if not self._told:
             yield from self._of_scan()
+        if self._n_lines and not self._changed:
+            yield self._during()
 
     def _of_scan(self) -> Iterator[Verdict]:
         """Say what the noise scan shows."""
@@ -159,13 +161,17 @@ class CheckNoise(Looking):
         self._n_lines += int(outer.sum())
         self._imaging_dwell_us = float(item.head["dwell_us"][0])
         if self._n_lines >= _LINES:
-            self._changed = True
-            before = self._noise.total.diagonal().real / self._noise.n_samples
-            wider = self._dwell_us / self._imaging_dwell_us if min(self._dwell_us, self._imaging_dwell_us) > 0 else 1.0
-            alive = before > 1e-6 * np.median(before)
-            now = np.quantile(np.concatenate(self._power), 0.25, axis=0)
-            ratio = np.sqrt(now / np.maximum(before * wider / _BANDWIDTH, 1e-30))
-            yield self._change(np.where(alive, ratio, 1.0), "the noise scan")
+            yield self._during()
+
+    def _during(self) -> Verdict:
+        """Return imaging's noise against the noise scan's."""
+        self._changed = True
+        before = self._noise.total.diagonal().real / self._noise.n_samples
+        wider = self._dwell_us / self._imaging_dwell_us if min(self._dwell_us, self._imaging_dwell_us) > 0 else 1.0
+        alive = before > 1e-6 * np.median(before)
+        now = np.quantile(np.concatenate(self._power), 0.25, axis=0)
+        ratio = np.sqrt(now / np.maximum(before * wider / _BANDWIDTH, 1e-30))
+        return self._change(np.where(alive, ratio, 1.0), "the noise scan")
 
 
 def noise_bins(encoding: Encoding, n: int) -> NDArray[np.bool_] | None:

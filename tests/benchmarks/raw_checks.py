@@ -183,7 +183,7 @@ def _noise_grows(v: VirtualScan, rng: np.random.Generator) -> Iterable[Item]:
             yield block
         else:
             noise = rng.standard_normal((*block.data.shape, 2), np.float32).view(np.complex64)[..., 0]
-            yield replace(block, data=block.data + np.float32(2 * v.sigma / np.sqrt(2)) * noise)
+            yield replace(block, data=block.data + np.float32(3 * v.sigma / np.sqrt(2)) * noise)
 
 
 def _any(v: VirtualScan) -> bool:
@@ -206,7 +206,7 @@ FAULTS: dict[str, tuple[Callable[[VirtualScan, np.random.Generator], Iterable[It
     "missing line": (_missing, ("check.mri_order", "mri.lines"), _any),
     "line sent twice": (_twice, ("check.mri_order", "mri.lines"), _any),
     "radio, 0.5 to 1 noise": (_radio, ("check.mri_interference",), _any),
-    "noise grows after its scan": (_noise_grows, ("check.mri_noise_change",), _cartesian),
+    "noise grows 3 times after its scan": (_noise_grows, ("check.mri_noise_change",), _cartesian),
     "phase drift, 3 rad": (_phase, ("check.mri_phase_drift",), _repeated),
     "frequency drift, 600 Hz": (_frequency, ("check.mri_frequency_drift",), _repeated),
     "EPI ghost, 0.6 to 1.2 rad": (_ghost, ("check.ghost",), lambda v: v.is_epi),
