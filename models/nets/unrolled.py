@@ -51,7 +51,7 @@ class Unrolled(nn.Module):
         A size is out of range.
     """
 
-    def __init__(self, *, cascades: int = 5, width: int = 64, blocks: int = 1) -> None:
+    def __init__(self, *, cascades: int = 4, width: int = 64, blocks: int = 1) -> None:
         super().__init__()
         if width % _TILE or width <= 0 or cascades < 1 or blocks < 1:
             raise ConfigError(

@@ -49,7 +49,7 @@ class UnrolledMr:
     """See the module."""
 
     settings: Mapping[str, Setting] = {
-        "small": Setting(steps=6000, batch=4, rate=1.5e-3, cases=24, average=0.995, precision="bf16", workers=1),
+        "small": Setting(steps=8000, batch=2, rate=1.5e-3, cases=24, average=0.995, precision="bf16", workers=1),
         "full": Setting(steps=60000, batch=16, rate=1e-3, cases=100, device="cuda", precision="bf16", workers=14),
         "tiny": Setting(steps=2, batch=1, rate=1e-3, cases=24, average=0.5),
     }
@@ -70,7 +70,7 @@ class UnrolledMr:
                 "matrix": [256, 256],
                 "ranges": {"snr": [3.0, 400.0], "voxel_mm": [0.7, 2.5]},
             },
-            "network": {"name": "unrolled", "parameters": {"cascades": 5, "width": 64, "blocks": 1}},
+            "network": {"name": "unrolled", "parameters": {"cascades": 4, "width": 64, "blocks": 1}},
             "members": 1,
             "training": {
                 "data": [
@@ -88,7 +88,7 @@ class UnrolledMr:
         """
         kind = "discs" if chance.random() < _DISCS else "lines"
         n = int(chance.choice(_MATRIX[kind]))
-        count = min(max(size * _PATCH * 192 // n**2, 1), size) if kind == "discs" else size
+        count = 1 if kind == "discs" and n > 120 else size
         pairs = [self._patch(kind, n, chance) for _ in range(count)]
         return torch.cat([x for x, _ in pairs]), torch.cat([wanted for _, wanted in pairs])
 
