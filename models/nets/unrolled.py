@@ -20,8 +20,9 @@ from acquisition.errors import ConfigError
 
 _TILE = 32  # channels: the width of the matrix units of GPUs and of AMX
 _SEEN = 5  # planes that a stage looks at: image and what data would change, real and imaginary, and the noise
+_NEAR = 9  # pixels around one whose mean a stage does not see
 _SOLVES = 4  # iterations of a step towards the data
-_DAMPING = 0.03  # of a step, in units of the normal operator, whose largest eigenvalue is 1
+_LEAST = 0.15  # eigenvalues of the normal operator (the largest is 1) above which a step is exact to 8 %
 STAGE_INPUT = 4 * _SEEN
 """Channels of a stage's input in front of the features: four pixels side by side of each plane."""
 HEAD = 8
@@ -31,10 +32,11 @@ HEAD = 8
 class Unrolled(nn.Module):
     """Start, noise, right-hand side, CG-SENSE's image, mask and maps in, the correction of the start out.
 
-    ``x <- x + step_k d + stage_k(x, d, noise, features)`` with ``d = (A^H A + damping)^-1 A^H (y - A x)`` and ``A = M F
-    S``; the first d is how CG-SENSE differs from the start. There is no bias: twice the k-space is twice the image. The
-    stages work on half the matrix with four times the channels (Zhang et al., IEEE Trans Image Process 2018;27:4608,
-    DOI 10.1109/TIP.2018.2839891), and hand on their features.
+    ``x <- x + step_k d + stage_k(H x, d, noise, features)`` with ``d ~ (A^H A)^-1 A^H (y - A x)`` and ``A = M F S``; the
+    first d is how CG-SENSE differs from the start. H takes the mean nearby away: brightness alone, which may be a
+    hundred times the noise, changes nothing. There is no bias: twice the k-space is twice the image. The stages work on
+    half the matrix with four times the channels (Zhang et al., IEEE Trans Image Process 2018;27:4608, DOI
+    10.1109/TIP.2018.2839891), and hand on their features.
 
     Parameters
     ----------
@@ -153,22 +155,23 @@ def gram(image: Tensor, maps: Tensor, mask: Tensor) -> Tensor:
 
 
 def towards(image: Tensor, rhs: Tensor, *, maps: Tensor, mask: Tensor) -> Tensor:
-    """Return about ``(A^H A + damping)^-1 (A^H y - A^H A x)`` (n, 1, a, b): how the data would change an image.
+    """Return about ``(A^H A)^-1 (A^H y - A^H A x)`` (n, 1, a, b): how the data would change an image.
 
-    Chebyshev's iteration: the same polynomial of ``A^H A`` for all scans, so it is linear and its own adjoint. Golub
-    and Varga, Numer Math 1961;3:147, DOI 10.1007/BF01386013.
+    Chebyshev's iteration for eigenvalues from `_LEAST` to 1; what lies below comes slowly. It is the same polynomial of
+    ``A^H A`` for all scans, so it is linear and its own adjoint. Golub and Varga, Numer Math 1961;3:147, DOI
+    10.1007/BF01386013.
     """
     return _solved(rhs - gram(image, maps, mask), maps, mask)
 
 
 def _solved(rhs: Tensor, maps: Tensor, mask: Tensor) -> Tensor:
-    """Return the polynomial's image; the eigenvalues lie from `_DAMPING` to 1 more."""
-    middle, reach = _DAMPING + 0.5, 0.5
+    """Return the polynomial's image."""
+    middle, reach = (1 + _LEAST) / 2, (1 - _LEAST) / 2
     ratio = reach / middle
     rest, change = rhs, rhs / middle
     x = change
     for _ in range(_SOLVES - 1):
-        rest = rest - gram(change, maps, mask) - _DAMPING * change
+        rest = rest - gram(change, maps, mask)
         before, ratio = ratio, 1 / (2 * middle / reach - ratio)
         change = ratio * before * change + 2 * ratio / reach * rest
         x = x + change
@@ -193,7 +196,9 @@ class _Towards(torch.autograd.Function):
 
 def seen(image: Tensor, change: Tensor, noise: Tensor, features: Tensor) -> Tensor:
     """Return what a stage looks at (n, 20 + width, a / 2, b / 2)."""
-    planes = torch.cat([*_planes(image), *_planes(change), noise], dim=1)
+    detail = torch.cat(_planes(image), dim=1)
+    detail = detail - nn.functional.avg_pool2d(detail, _NEAR, 1, _NEAR // 2, count_include_pad=False)
+    planes = torch.cat([detail, *_planes(change), noise], dim=1)
     n_a, n_b = planes.shape[-2:]
     planes = nn.functional.pad(planes, (0, n_b % 2, 0, n_a % 2))
     return torch.cat([nn.functional.pixel_unshuffle(planes, 2), features], dim=1)

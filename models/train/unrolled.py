@@ -31,7 +31,7 @@ from recon.solve import cg
 
 _MATRIX = {"lines": (96, 120, 144, 192, 192, 240), "discs": (96, 120, 144, 192)}  # R divides all of them
 _FACTORS = (2, 3, 4, 4, 6, 8)
-_KEPT = {"lines": 160, "discs": 50}  # scans of each matrix
+_KEPT = {"lines": 120, "discs": 36}  # scans of each matrix
 _PATCH = 64  # columns
 _RECEIVERS = (6, 8, 8, 16)
 _COILS, _ENERGY = 8, 0.995  # virtual coils
@@ -39,7 +39,7 @@ _REGION = 24  # samples of the middle that maps are made from, as in the service
 _ESPIRIT = 0.85  # part of the scans with maps from their own middle; the others know the true ones
 _DISCS = 0.3  # part of the batches with irregular samples in both directions
 _ITERATIONS, _TOLERANCE, _DAMPING = 15, 1e-3, 0.01  # of CG-SENSE, as in `recon.mri.iterative`
-_SNR = (5.0, 150.0)
+_SNR = (5.0, 90.0)
 _TOLD = (0.85, 1.25)  # times the noise
 _SPOTS, _CONTRAST = 4.0, (0.1, 1.0)  # mean number of small lesions, and their brightness over that of the image
 _PARTS: tuple[Split, ...] = ("training", "calibration", "test")
@@ -49,7 +49,7 @@ class UnrolledMr:
     """See the module."""
 
     settings: Mapping[str, Setting] = {
-        "small": Setting(steps=8000, batch=2, rate=1.5e-3, cases=24, average=0.995, precision="bf16", workers=1),
+        "small": Setting(steps=6000, batch=2, rate=1e-3, cases=24, average=0.995, precision="bf16", workers=1),
         "full": Setting(steps=60000, batch=16, rate=1e-3, cases=100, device="cuda", precision="bf16", workers=14),
         "tiny": Setting(steps=2, batch=1, rate=1e-3, cases=24, average=0.5),
     }
