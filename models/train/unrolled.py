@@ -31,7 +31,7 @@ from recon.solve import cg
 
 _MATRIX = {"lines": (96, 120, 144, 192, 192, 240), "discs": (96, 120, 144, 192)}  # R divides all of them
 _FACTORS = (2, 3, 4, 4, 6, 8)
-_KEPT = {"lines": 120, "discs": 36}  # scans of each matrix
+_KEPT = {"lines": 100, "discs": 30}  # scans of each matrix
 _PATCH = 64  # columns
 _RECEIVERS = (6, 8, 8, 16)
 _COILS, _ENERGY = 8, 0.995  # virtual coils
@@ -49,7 +49,7 @@ class UnrolledMr:
     """See the module."""
 
     settings: Mapping[str, Setting] = {
-        "small": Setting(steps=6000, batch=2, rate=1e-3, cases=24, average=0.995, precision="bf16", workers=1),
+        "small": Setting(steps=4000, batch=2, rate=1e-3, cases=24, average=0.995, precision="bf16", workers=1),
         "full": Setting(steps=60000, batch=16, rate=1e-3, cases=100, device="cuda", precision="bf16", workers=14),
         "tiny": Setting(steps=2, batch=1, rate=1e-3, cases=24, average=0.5),
     }

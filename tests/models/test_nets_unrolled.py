@@ -133,16 +133,24 @@ def test_the_noise_level_matters() -> None:
 
 @pytest.mark.parametrize("plane", [(6, 8), (7, 9)])
 def test_stages_see_every_pixel_and_give_a_correction_of_every_pixel(plane: tuple[int, int]) -> None:
-    image, misfit = drawn(0, 1, 1, *plane), drawn(1, 1, 1, *plane)
+    image, change = drawn(0, 1, 1, *plane), drawn(1, 1, 1, *plane)
     noise, features = torch.ones(1, 1, *plane), torch.zeros(1, 32, (plane[0] + 1) // 2, (plane[1] + 1) // 2)
-    x = seen(image, misfit, noise, features)
+    x = seen(image, change, noise, features)
     assert x.shape[1] == 52
-    same = torch.cat([x[:, :8], features], dim=1)  # real and imaginary part come first
-    assert torch.equal(parted(same, plane)[0], image)
+    detail, same = (parted(torch.cat([x[:, i : i + 8], features], dim=1), plane)[0] for i in (0, 8))
+    assert torch.equal(same, change)
+    assert torch.linalg.norm(detail - image) < 0.5 * torch.linalg.norm(image)  # the mean nearby is missing
     correction, handed_on = parted(Stage(32, 1)(x).detach(), plane)
     assert correction.shape == image.shape
     assert not correction.any()
     assert handed_on.abs().max() > 0
+
+
+def test_stages_do_not_see_brightness_alone() -> None:
+    image, zero = drawn(0, 1, 1, 16, 16), torch.zeros(1, 1, 16, 16, dtype=torch.complex64)
+    noise, features = torch.ones(1, 1, 16, 16), torch.zeros(1, 32, 8, 8)
+    one, two = (seen(i, zero, noise, features) for i in (image, image + (30 - 20j)))
+    torch.testing.assert_close(two, one, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("wrong", [{"width": 20}, {"width": 0}, {"cascades": 0}, {"blocks": 0}])
