@@ -21,8 +21,6 @@ from recon.mri.iterative import sparsity
 from recon.mri.model import CartesianSense
 from recon.solve import fista
 
-_SPARSE = 16  # iterations of the L1-wavelets, from CG-SENSE's image on
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Problem:
@@ -46,16 +44,20 @@ class Problem:
         """Standard deviation of the real part of what least squares would give, were the g-factor 1."""
         return self.level * math.sqrt(0.5 / max(float(self.mask.mean()), 1e-6))
 
-    def sparse(self) -> Tensor:
-        """Return the image (a, b) of L1-wavelets, from CG-SENSE's on: where the network starts."""
+    def model(self) -> CartesianSense:
+        """Return the forward model of the plane."""
         lines = bool((self.mask == self.mask[:1]).all())
         axes: tuple[int, ...] = (-1,) if lines else (-2, -1)
         mask = torch.fft.fftshift(self.mask[:1] if lines else self.mask, dim=axes) > 0
-        model = CartesianSense(self.maps[None], mask, axes)
+        return CartesianSense(self.maps[None], mask, axes)
+
+    def sparse(self, *, weight: float = 0.5, n_iterations: int = 16) -> Tensor:
+        """Return the image (a, b) of L1-wavelets, from CG-SENSE's on: where the network starts."""
+        model = self.model()
         rhs, start = (model.centre_first(t[None]) for t in (self.rhs, self.start))
-        noise = self.level * math.sqrt(float(self.mask.mean()))
-        prior = sparsity(model, noise)
-        return model.centre_middle(fista(model.gram, rhs, prior, step=1.0, n_iterations=_SPARSE, start=start).x)[0]
+        prior = sparsity(model, self.level * math.sqrt(float(self.mask.mean())), weight=weight)
+        found = fista(model.gram, rhs, prior, step=1.0, n_iterations=n_iterations, start=start)
+        return model.centre_middle(found.x)[0]
 
     def parts(self) -> Unpacked:
         """Return what the network gets, in the unit of k-space."""

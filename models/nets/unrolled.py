@@ -32,8 +32,8 @@ HEAD = 8
 class Unrolled(nn.Module):
     """Start, noise, right-hand side, CG-SENSE's image, mask and maps in, the correction of the start out.
 
-    ``x <- x + step_k d + stage_k(H x, d, noise, features)`` with ``d ~ (A^H A)^-1 A^H (y - A x)`` and ``A = M F S``; the
-    first d is how CG-SENSE differs from the start. H takes the mean nearby away: brightness alone, which may be a
+    ``x <- x + step_k d + stage_k(H x, d, noise, features)`` with ``d ~ (A^H A)^-1 A^H (y - A x)`` and ``A = M F S``;
+    the first d is how CG-SENSE differs from the start. H takes the mean nearby away: brightness alone, which may be a
     hundred times the noise, changes nothing. There is no bias: twice the k-space is twice the image. The stages work on
     half the matrix with four times the channels (Zhang et al., IEEE Trans Image Process 2018;27:4608, DOI
     10.1109/TIP.2018.2839891), and hand on their features.
