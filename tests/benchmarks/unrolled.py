@@ -15,6 +15,7 @@ import hashlib
 import os
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -32,6 +33,7 @@ from acquisition.sources.phantom.undersample import undersample
 from acquisition.stream import Chain
 from integration.protocol import Library
 from kernels.memory import keep_memory
+from models.engine import available
 from models.load import find, load, packed
 from models.nets import build
 from models.ood import FEATURES, Statistics
@@ -75,6 +77,7 @@ def main() -> int:
         assert isinstance(network, Reconstructor)
         print(f"{network.engine.name}, {os.cpu_count()} cores, step {load(card).card.training.steps}\n")
         heads_table(network, options.slices, options.picture)
+        engines_table(card)
         brain_table(card)
         head_table(card)
     return 0
@@ -169,6 +172,28 @@ def times_of(problem: Problem, truth: Tensor, network: Reconstructor) -> Mapping
         ENDED: conventional + 1e3 * median_s(lambda: problem.sparse(n_iterations=TO_ITS_END), rounds=3),
         NETWORK: conventional + 1e3 * median_s(lambda: network.reconstruct(problem), rounds=5),
     }
+
+
+def engines_table(card: Path) -> None:
+    """What each engine costs, on a slice of lines drawn by chance; the memory is what the process grows by."""
+    print("\n| engine | first call [s] | [ms] | [MB] |\n|---|---|---|---|")
+    chance = torch.Generator().manual_seed(1)
+    image, maps = (torch.randn(n, *MATRIX, dtype=torch.complex64, generator=chance) for n in (1, 8))
+    maps /= maps.abs().square().sum(0).sqrt()
+    mask = torch.from_numpy(masks.regular(MATRIX[1], 4, n_acs=N_ACS))[None]
+    problem = problem_of(maps, maps * image, mask)
+    for name in reversed(available()):
+        before, start = _resident_mb(), time.perf_counter()
+        made = estimator_of(load(card), name)
+        assert isinstance(made, Reconstructor)
+        made.reconstruct(problem)
+        first = time.perf_counter() - start
+        took = 1e3 * median_s(lambda made=made: made.reconstruct(problem), rounds=5)  # type: ignore[misc]
+        print(f"| {made.engine.name} | {first:.2f} | {took:.0f} | {_resident_mb() - before:.0f} |", flush=True)
+
+
+def _resident_mb() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def brain_table(card: Path) -> None:
