@@ -124,7 +124,7 @@ EQUATIONS: Mapping[str, _Equation] = {
     "bssfp": _balanced,
 }
 """Kind of sequence -> signal per density, from protocol, T1, T2 and T2* [s]."""
-_FAT_IN_TRAINS = 2.0  # close refocusing pulses undo J-coupling: fat is bright, DOI 10.1002/jmri.1880040410
+_FAT_IN_TRAINS = 2.0  # close refocusing pulses undo J-coupling: fat is bright, DOI 10.1002/jmri.1880020511
 TRAINS = ("tse", "ir_tse")
 """Kinds whose lines are read at different times of one train."""
 REFOCUSED = ("spin_echo", "tse", "ir_tse")
