@@ -49,7 +49,7 @@ class UnrolledMr:
     """See the module."""
 
     settings: Mapping[str, Setting] = {
-        "small": Setting(steps=4000, batch=2, rate=1e-3, cases=24, average=0.995, precision="bf16", workers=1),
+        "small": Setting(steps=4000, batch=2, rate=1e-3, cases=96, average=0.995, precision="bf16", workers=1),
         "full": Setting(steps=60000, batch=16, rate=1e-3, cases=100, device="cuda", precision="bf16", workers=14),
         "tiny": Setting(steps=2, batch=1, rate=1e-3, cases=24, average=0.5),
     }
@@ -57,7 +57,7 @@ class UnrolledMr:
     def card(self) -> dict[str, Any]:
         """Return what a person says of it."""
         heads = "SynthSeg label maps (heads {}), contrasts, coils and noise simulated"
-        rows = (("training", "01-10, 12, 13", 12), ("calibration", "11, 14", 24), ("test", "15, 16", 24))
+        rows = (("training", "01-10, 12, 13", 12), ("calibration", "11, 14", 96), ("test", "15, 16", 96))
         return {
             "title": "Unrolled reconstruction of undersampled Cartesian MRI of the head",
             "intended_use": "Research only: a second image beside CG-SENSE, Cartesian scans of the head, R 2 to 8.",
@@ -68,7 +68,7 @@ class UnrolledMr:
                 "units": ["1", "a.u."],
                 "kinds": ["complex"],
                 "matrix": [256, 256],
-                "ranges": {"snr": [3.0, 400.0], "voxel_mm": [0.7, 2.5]},
+                "ranges": {"snr": [3.0, 200.0], "voxel_mm": [0.7, 2.5]},
             },
             "network": {"name": "unrolled", "parameters": {"cascades": 4, "width": 64, "blocks": 1}},
             "members": 1,

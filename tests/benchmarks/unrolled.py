@@ -231,7 +231,7 @@ def pictures(protocol: str, scan: Scan, items: list[Item], card: Path) -> Mappin
     steps = Library()[protocol].steps
     place = next(i for i, (name, _) in enumerate(steps) if name in ("mri.cg_sense", "mri.l1_wavelet"))
     found = {}
-    network = ("model.unrolled", {"card": str(card), "strength": 1.0})
+    network = ("model.unrolled", {"card": str(card), "strength": 1.0, "body_part": "HEAD"})
     sparse_steps = [
         (f"{method}, weight {w:g}", ("mri.l1_wavelet", {"weight": w, "n_iterations": n}))
         for method, n in ((SPARSE, 16), (ENDED, TO_ITS_END))
