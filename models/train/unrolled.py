@@ -49,7 +49,7 @@ class UnrolledMr:
     """See the module."""
 
     settings: Mapping[str, Setting] = {
-        "small": Setting(steps=4000, batch=2, rate=1e-3, cases=96, average=0.995, precision="bf16", workers=1),
+        "small": Setting(steps=4000, batch=2, rate=1e-3, cases=48, average=0.995, precision="bf16", workers=1),
         "full": Setting(steps=60000, batch=16, rate=1e-3, cases=100, device="cuda", precision="bf16", workers=14),
         "tiny": Setting(steps=2, batch=1, rate=1e-3, cases=24, average=0.5),
     }
@@ -57,7 +57,7 @@ class UnrolledMr:
     def card(self) -> dict[str, Any]:
         """Return what a person says of it."""
         heads = "SynthSeg label maps (heads {}), contrasts, coils and noise simulated"
-        rows = (("training", "01-10, 12, 13", 12), ("calibration", "11, 14", 96), ("test", "15, 16", 96))
+        rows = (("training", "01-10, 12, 13", 12), ("calibration", "11, 14", 48), ("test", "15, 16", 48))
         return {
             "title": "Unrolled reconstruction of undersampled Cartesian MRI of the head",
             "intended_use": "Research only: a second image beside CG-SENSE, Cartesian scans of the head, R 2 to 8.",
@@ -78,7 +78,13 @@ class UnrolledMr:
                     for use, which, n in rows
                 ]
             },
-            "limits": ["Trained on simulated heads alone.", "One set of coil maps: no wrapped field of view."],
+            "limits": [
+                "Trained on simulated heads alone: on real ones it gains less over L1-wavelets.",
+                "Behind irregular samples in both directions (a real brain, 12 % measured) it is hardly better.",
+                "At R = 2 and a good SNR it gains next to nothing over CG-SENSE.",
+                "At R = 4 a lesion of 2 pixels keeps 0.7 of its contrast, where CG-SENSE keeps 0.77.",
+                "One set of coil maps: no wrapped field of view. Nothing is said of the uncertainty of single pixels.",
+            ],
         }
 
     def batch(self, chance: np.random.Generator, size: int) -> tuple[Tensor, Tensor]:
