@@ -16,7 +16,10 @@ from models.consistency import Residual, residual
 from models.engine import engine
 from models.estimate import Estimate, Estimator
 from models.load import Loaded
-from models.nets.unrolled import STAGE_INPUT, Unrolled, gram, half, packed, parted, seen
+from models.nets.unrolled import STAGE_INPUT, Unpacked, Unrolled, gram, half, packed, parted, seen, towards
+from recon.mri.iterative import sparsity
+from recon.mri.model import CartesianSense
+from recon.solve import fista
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,11 +44,30 @@ class Problem:
         """Standard deviation of the real part of what least squares would give, were the g-factor 1."""
         return self.level * math.sqrt(0.5 / max(float(self.mask.mean()), 1e-6))
 
+    def model(self) -> CartesianSense:
+        """Return the forward model of the plane."""
+        lines = bool((self.mask == self.mask[:1]).all())
+        axes: tuple[int, ...] = (-1,) if lines else (-2, -1)
+        mask = torch.fft.fftshift(self.mask[:1] if lines else self.mask, dim=axes) > 0
+        return CartesianSense(self.maps[None], mask, axes)
+
+    def sparse(self, *, weight: float = 0.5, n_iterations: int = 16) -> Tensor:
+        """Return the image (a, b) of L1-wavelets, from CG-SENSE's on: where the network starts."""
+        model = self.model()
+        rhs, start = (model.centre_first(t[None]) for t in (self.rhs, self.start))
+        prior = sparsity(model, self.level * math.sqrt(float(self.mask.mean())), weight=weight)
+        found = fista(model.gram, rhs, prior, step=1.0, n_iterations=n_iterations, start=start)
+        return model.centre_middle(found.x)[0]
+
+    def parts(self) -> Unpacked:
+        """Return what the network gets, in the unit of k-space."""
+        noise = torch.full((1, 1, *self.start.shape), self.noise)
+        start, rhs, conventional = (t[None, None] for t in (self.sparse(), self.rhs, self.start))
+        return Unpacked(start, noise, rhs, conventional, self.mask[None, None], self.maps[None])
+
     def packed(self) -> Tensor:
         """Return the network's input (1, channel, a, b), see `models.nets.unrolled.packed`."""
-        noise = torch.full(self.start.shape, self.noise)
-        start, rhs, mask, maps = self.start[None], self.rhs[None], self.mask[None], self.maps[None]
-        return packed(start, noise[None], rhs, mask=mask, maps=maps)
+        return packed(self.parts())
 
     def gram(self, image: Tensor) -> Tensor:
         """Return ``A^H A x`` (a, b)."""
@@ -116,18 +138,17 @@ class Reconstructor(Estimator):
         ReconError
             The engine failed, or its result is not finite.
         """
-        plane = problem.start.shape
+        plane, unit = problem.start.shape, problem.level
         self.prepare(tuple(plane))
-        unit = problem.level
-        maps, mask = problem.maps[None], problem.mask[None, None]
-        image, rhs = (t[None, None] / unit for t in (problem.start, problem.rhs))
-        noise = torch.full((1, 1, *plane), problem.noise / unit)
+        parts = problem.parts()
+        maps, mask, noise = parts.maps, parts.mask, parts.noise / unit
+        image, rhs, conventional = (t / unit for t in (parts.start, parts.rhs, parts.conventional))
         features = torch.zeros((1, self._width, *half(plane)))
-        for step, stage in zip(self._steps, self._stages, strict=True):
-            misfit = gram(image, maps, mask) - rhs
-            out = torch.from_numpy(stage.run(seen(image, misfit, noise, features).numpy()))
+        for number, (step, stage) in enumerate(zip(self._steps, self._stages, strict=True)):
+            change = towards(image, rhs, maps=maps, mask=mask) if number else conventional - image
+            out = torch.from_numpy(stage.run(seen(image, change, noise, features).numpy()))
             correction, features = parted(out, plane)
-            image = image - step * misfit + correction
+            image = image + step * change + correction
         if not torch.isfinite(torch.view_as_real(image)).all():
             raise ReconError(f"network {self.card.name}", expected="finite pixels", got="NaN or infinite")
         return (image[0, 0] * unit).clone()

@@ -15,7 +15,7 @@ from acquisition.errors import ConfigError, IsocenterError
 from models.load import load
 from models.nets import build
 from models.problem import estimator_of
-from models.train.loop import Training
+from models.train.loop import Trained, Training
 from models.train.publish import Run, covered, measured, publish
 from models.train.recipe import recipe, setting
 
@@ -34,26 +34,42 @@ def main(arguments: Sequence[str]) -> int:
 
 def train(options: argparse.Namespace) -> int:
     """Train, and publish the card when it is finished."""
+    training, run = _training(options)
+    trained = training.run(60 * options.minutes)
+    if not trained.finished:
+        where = options.output / options.recipe
+        _tell(f"{options.recipe}: the time is up at step {trained.step}; the same command goes on from {where}")
+        return UNFINISHED
+    return _published(trained, run, options)
+
+
+def stop(options: argparse.Namespace) -> int:
+    """Publish the card of a training that was stopped, with the steps that it did."""
+    training, run = _training(options)
+    return _published(training.run(0.0), run, options)
+
+
+def _training(options: argparse.Namespace) -> tuple[Training, Run]:
     of = recipe(options.recipe)
     chosen = setting(of, options.setting)
     network = of.card()["network"]
-    folder = options.output / options.recipe
     training = Training(
         lambda: build(network["name"], network.get("parameters", {}), where=f"recipe {options.recipe}"),
         of,
         setting=chosen,
         seed=options.seed,
-        folder=folder,
+        folder=options.output / options.recipe,
         tell=lambda line: _tell(f"{options.recipe}: {line}"),
     )
-    trained = training.run(60 * options.minutes)
-    if not trained.finished:
-        _tell(f"{options.recipe}: the time is up at step {trained.step}; the same command goes on from {folder}")
-        return UNFINISHED
     run = Run(
         recipe=options.recipe, setting_name=options.setting, setting=chosen, seed=options.seed, version=options.version
     )
-    card = publish(trained, of, run, folder)
+    return training, run
+
+
+def _published(trained: Trained, run: Run, options: argparse.Namespace) -> int:
+    folder = options.output / options.recipe
+    card = publish(trained, recipe(options.recipe), run, folder)
     sys.stdout.write(f"{folder / 'card.yaml'}: {card.name} {card.version}, sha256 {card.weights.sha256}\n")
     return OK
 
@@ -80,13 +96,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m models.train", description=(__doc__ or "").split("\n")[0])
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     one = actions.add_parser("train", help="make the weights of a recipe; goes on where it was stopped")
-    one.add_argument("recipe")
-    one.add_argument("--setting", default="small")
-    one.add_argument("--seed", type=int, default=1)
     one.add_argument("--minutes", type=float, default=120.0)
-    one.add_argument("--version", default="1.0.0")
-    one.add_argument("-o", "--output", type=Path, default=Path("trained"))
     one.set_defaults(function=train)
+    three = actions.add_parser("stop", help="make the card of a training that was stopped before its end")
+    three.set_defaults(function=stop)
+    for action in (one, three):
+        action.add_argument("recipe")
+        action.add_argument("--setting", default="small")
+        action.add_argument("--seed", type=int, default=1)
+        action.add_argument("--version", default="1.0.0")
+        action.add_argument("-o", "--output", type=Path, default=Path("trained"))
     two = actions.add_parser("evaluate", help="measure a card's network again")
     two.add_argument("card", type=Path)
     two.add_argument("--engine", default="auto")

@@ -241,9 +241,13 @@ class L1Wavelet(_Iterative):
         WaveletSparsity((8, 8), 0.0)(torch.zeros((1, 8, 8), dtype=torch.complex64), 1.0)
 
     def _solve(self, model: CartesianSense, rhs: Tensor, noise: float) -> Solution:
-        plane = (model.domain[1], model.domain[2])
-        prior = WaveletSparsity(plane, self.weight * noise, levels=self.levels)
+        prior = sparsity(model, noise, weight=self.weight, levels=self.levels)
         return fista(model.gram, rhs, prior, step=1.0, n_iterations=self.n_iterations)
+
+
+def sparsity(model: CartesianSense, noise: float, *, weight: float = 0.5, levels: int = 3) -> WaveletSparsity:
+    """Return what `L1Wavelet` expects of images; `noise`: its standard deviation in the pixels of ``A^H y``."""
+    return WaveletSparsity((model.domain[1], model.domain[2]), weight * noise, levels=levels)
 
 
 @dataclass(kw_only=True)

@@ -315,3 +315,16 @@ def test_the_program_says_when_its_time_is_up_and_measures_a_card(
     assert report["engine"] == "torch-f32"
     assert {m["name"] for m in report["metrics"]} == {"PSNR", "SSIM", "NRMSE"}
     assert 0.7 < report["covered"] <= 1
+
+
+def test_a_training_that_was_stopped_gives_a_card_that_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Ellipses, "settings", {"tiny": TINY})
+    arguments = ["stop", "ellipses", "--setting", "tiny", "-o", str(tmp_path)]
+    assert program.main(arguments) == program.WRONG  # nothing was trained yet
+    begun, _ = program._training(program._parser().parse_args(arguments))
+    begun._one(*Ellipses().batch(np.random.default_rng(0), 1))
+    begun.save()
+    assert program.main(arguments) == program.OK
+    card = read_card(tmp_path / "ellipses" / "card.yaml")
+    assert card.training.steps == 1
+    assert card.training.setting.startswith("tiny: 6 steps")

@@ -84,7 +84,7 @@ def test_a_reconstruction_is_what_the_network_was_trained_as(tmp_path: Path) -> 
         correction = net(problem.packed())[0]
         made = estimator_of(loaded, "torch")
         assert isinstance(made, Reconstructor)
-        wanted = problem.start + torch.complex(correction[0], correction[1])
+        wanted = problem.sparse() + torch.complex(correction[0], correction[1])
         torch.testing.assert_close(made.reconstruct(problem), wanted, rtol=1e-3, atol=1e-3)
 
 
