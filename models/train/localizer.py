@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from acquisition.geometry import Grid
+from acquisition.items import Image
 from kernels.compile import compiled
 from models.cells import CELL_MM, SIDE, normalised
 from models.train.atlas import Atlas
@@ -254,3 +256,96 @@ def truth(head: Head, atlas: Atlas, pose: Pose, covered: F32) -> F32:
     weight = brain * np.where(seen > 0.05, 1.0, 0.3)
     out = np.concatenate([coordinates.T / 100, brain[None], weight[None]])
     return np.ascontiguousarray(out.reshape(5, n, n, n), np.float32)
+
+
+def scanned(
+    head: Head, pose: Pose, grid: Grid, *, values: Floats, rng: np.random.Generator, noise: float = 0.02
+) -> Image:
+    """Return one stack of a localizer, its middle 0 being the middle of the room: bias and Rician noise in it.
+
+    Parameters
+    ----------
+    head, pose
+        What lies in the scanner, and how; the pose's warp is left out.
+    grid
+        The stack, LPS [mm].
+    values
+        Brightness of each tissue.
+    rng
+        Draws points within the voxels, noise and bias.
+    noise
+        Standard deviation, as a part of the 90th percentile of what is bright.
+    """
+    index = np.stack(np.meshgrid(*[np.arange(n) for n in grid.shape], indexing="ij"), axis=-1).reshape(-1, 3)
+    affine = grid.affine
+    places = (index[:, ::-1] @ affine[:3, :3].T + affine[:3, 3])[:, ::-1]  # z, y, x
+    sides = np.array([grid.thickness_mm, *grid.spacing_mm[1:]])
+    axes = np.stack([grid.z_dir, grid.y_dir, grid.x_dir])[:, ::-1]
+    around = (rng.uniform(-0.5, 0.5, (_POINTS, 3)) * sides) @ axes @ pose.matrix.T
+    out = np.empty(len(places), np.float32)
+    _mean_around(np.asarray(head.tissue), values.astype(np.float32), pose.voxels(places, head), around, out)
+    unit = places / 100
+    bend = rng.normal(0, 0.25, 9)
+    terms = np.stack([*unit.T, *(unit**2).T, unit[:, 0] * unit[:, 1], unit[:, 0] * unit[:, 2], unit[:, 1] * unit[:, 2]])
+    out *= np.exp(np.clip(bend @ terms, -1.0, 1.0))
+    bright = out[out > 0.1 * max(float(out.max()), 1e-6)]
+    sigma = noise * float(np.percentile(bright, 90)) if bright.size else noise
+    noisy = np.hypot(out + sigma * rng.standard_normal(out.shape), sigma * rng.standard_normal(out.shape))
+    return Image(data=noisy.astype(np.float32).reshape(grid.shape), grid=grid)
+
+
+@compiled
+def _mean_around(
+    tissue: NDArray[np.uint8], values: F32, at: Floats, around: Floats, out: F32
+) -> None:  # pragma: no cover - compiled
+    """Average the values of the tissues at points around each place; the neck goes on below the map."""
+    n_z, n_y, n_x = tissue.shape
+    for i in range(len(at)):
+        total = np.float32(0)
+        for k in range(len(around)):
+            z = int(max(at[i, 0] + around[k, 0], 0.0) + 0.5)
+            y = int(np.floor(at[i, 1] + around[k, 1] + 0.5))
+            x = int(np.floor(at[i, 2] + around[k, 2] + 0.5))
+            if z < n_z and y >= 0 and y < n_y and x >= 0 and x < n_x:
+                total += values[tissue[z, y, x]]
+        out[i] = total / np.float32(len(around))
+
+
+def true_place(pose: Pose, head: Head, voxel: Floats) -> Floats:
+    """Return where a voxel (z, y, x) of the head is in the room, LPS (x, y, z) [mm]."""
+    place = np.linalg.solve(pose.matrix, voxel - head.centre) + pose.shift_mm
+    return np.asarray(place[::-1])
+
+
+def random_grids(rng: np.random.Generator) -> list[Grid]:
+    """Return the stacks of a localizer: three planes, a volume, or one stack; some are cut, some oblique."""
+    tilt = Rotation.from_euler("xyz", rng.normal(0, 2, 3), degrees=True).as_matrix()
+    axes = {"axial": np.eye(3), "coronal": np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0.0]])}
+    axes["sagittal"] = np.array([[0, 1, 0], [0, 0, -1], [-1, 0, 0.0]])
+    kind = rng.random()
+    off = rng.normal(0, 6, 3)
+    if kind < 0.5:
+        n, thickness = int(rng.integers(5, 12)), float(rng.uniform(5, 8))
+        step = thickness + float(rng.uniform(2, 12))
+        pixel = float(rng.uniform(1.2, 2.4))
+        plan = [(name, n, step, thickness, pixel) for name in axes]
+    elif kind < 0.75:
+        side = float(rng.uniform(1.6, 3.5))
+        plan = [("axial", round(float(rng.uniform(130, 250)) / side), side, side, side)]
+    else:
+        name, thickness = str(rng.choice(list(axes))), float(rng.uniform(3, 6))
+        step = thickness * float(rng.choice([1.0, 1.1, 1.3]))
+        plan = [(name, round(float(rng.uniform(130, 220)) / step), step, thickness, float(rng.uniform(1.0, 2.0)))]
+    grids = []
+    for name, n, step, thickness, pixel in plan:
+        fov = float(rng.uniform(210, 280))
+        grids.append(
+            Grid.from_centre(
+                off,
+                shape=(n, round(fov / pixel), round(fov / pixel)),
+                spacing_mm=(step, pixel, pixel),
+                directions=axes[name] @ tilt.T,
+                thickness_mm=thickness,
+            )
+        )
+    return grids

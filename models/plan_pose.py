@@ -1,0 +1,217 @@
+"""The pose of a head in a localizer: many beginnings, a few that go on, one that is refined, and how sure it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from acquisition.errors import DataError
+from acquisition.items import Image
+from models.plan_fit import AFFINE, SIMILARITY, Fit, Floats, Maps, Prior, Samples, fitted, score
+from models.template import Template
+
+_COARSE, _MIDDLE, _FINE = 1800, 5000, 20000
+_KEPT, _REFINED = 14, 4
+_BRIGHT = 0.15
+_NEAR_DEG = 12.0
+_SOUGHT_MM = 190.0
+"""Reach around the brain's middle of what is looked at [mm]."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pose:
+    """Where a head lies, and the evidence for it."""
+
+    whole: Fit
+    """Fit to all of the brain."""
+    deep: Fit
+    """Fit that weighs what lies near AC and PC."""
+    parts: tuple[tuple[Fit, Fit], ...]
+    """The same two after parts of the image were left out."""
+    second: float
+    """Variance explained by the best pose that is another one; 0: there was none."""
+
+
+def gathered(images: Sequence[Image], *, seed: int = 0) -> Samples:
+    """Return the voxels of all stacks of a localizer, evenly in space, brightness about 1.
+
+    Raises
+    ------
+    DataError
+        There is nothing to see.
+    """
+    rng = np.random.default_rng(seed)
+    parts = [_of_stack(image, rng) for image in images]
+    values = np.concatenate([p.values for p in parts])
+    if not values.size or not values.max() > 0:
+        raise DataError("localizer", expected="a head", got="nothing above 0", action="check the series")
+    bright = values[values > _BRIGHT * np.percentile(values, 99.5)]
+    level = float(np.percentile(bright, 90)) if bright.size else 1.0
+    return Samples(
+        np.concatenate([p.places_mm for p in parts]),
+        np.minimum(values / level, 1.6),
+        np.concatenate([p.through_mm for p in parts]),
+        np.concatenate([p.weights for p in parts]),
+    )
+
+
+def _of_stack(image: Image, rng: np.random.Generator) -> Samples:
+    """Return voxels of one stack, averaged to about 2 mm in the plane, thinned to what is needed."""
+    data = np.abs(np.asarray(image.data)).reshape(image.grid.shape).astype(np.float32)
+    spacing = np.asarray(image.grid.spacing_mm)
+    sides = [max(1, round(2.0 / s)) for s in spacing]
+    if max(sides) > 1:
+        data = ndimage.uniform_filter(data, sides, mode="nearest")
+    steps = [max(1, round(2.0 / s)) for s in spacing]
+    index = np.stack(np.meshgrid(*[np.arange(0, n, s) for n, s in zip(data.shape, steps, strict=True)], indexing="ij"))
+    index = index.reshape(3, -1)
+    if index.shape[1] > 120_000:
+        index = index[:, rng.choice(index.shape[1], 120_000, replace=False)]
+    affine = image.grid.affine
+    places = index[::-1].T @ affine[:3, :3].T + affine[:3, 3]
+    values = data[tuple(index)].astype(float)
+    through = np.tile(np.asarray(image.grid.z_dir) * image.grid.thickness_mm / 2, (len(values), 1))
+    volume = image.grid.thickness_mm * np.prod(spacing[1:]) * np.prod(steps)
+    return Samples(places, values, through, np.full(len(values), volume))
+
+
+def found(images: Sequence[Image], template: Template, *, starts: Sequence[Fit] = ()) -> Pose:
+    """Return the pose of the head in a localizer.
+
+    Parameters
+    ----------
+    images
+        Its stacks.
+    template
+        The head it is compared with.
+    starts
+        Poses to begin with beside those that are tried anyway, e.g. a network's.
+
+    Raises
+    ------
+    DataError
+        There is nothing to see.
+    """
+    samples = gathered(images)
+    rng = np.random.default_rng(1)
+    coarse = _thinned(samples, _COARSE, rng)
+    tries = [*starts, *_beginnings(samples, template)]
+    scores = [score(fit, template.coarse, coarse) for fit in tries]
+    order = np.argsort(scores)[::-1]
+    kept = [tries[i] for i in order[:_KEPT]]
+    first = [
+        fitted(fit, template.coarse, coarse, basis=SIMILARITY, n_steps=10, prior=template.prior) for fit in kept
+    ]
+    first.sort(key=lambda fit: -fit.explained)
+    middle = _thinned(samples, _MIDDLE, rng, first[0])
+    distinct = _distinct(first)[:_REFINED]
+    second = [fitted(_fresh(f), template.middle, middle, basis=AFFINE, n_steps=6, prior=template.prior) for f in distinct]
+    second.sort(key=lambda fit: -fit.explained)
+    others = [f.explained for f in second[1:] if turned_deg(f, second[0]) > _NEAR_DEG]
+    return refined(samples, template, second[0], second=max(others, default=0.0))
+
+
+def refined(samples: Samples, template: Template, fit: Fit, *, second: float = 0.0) -> Pose:
+    """Return the pose near a fit, at full resolution, with what it is when parts of the image are left out."""
+    rng = np.random.default_rng(2)
+    fine = _thinned(samples, _FINE, rng, fit)
+    whole = fitted(_fresh(fit), template.fine, fine, basis=AFFINE, n_steps=6, prior=template.prior)
+    deep = _deep(whole, template, fine, 5)
+    parts = []
+    blocks = (np.floor(whole.template(fine.places_mm) / 24.0).astype(int) @ np.array([1, 3, 7])) % 4
+    for k in range(4):
+        rest = fine.chosen(np.flatnonzero(blocks != k))
+        one = fitted(_fresh(whole), template.fine, rest, basis=AFFINE, n_steps=3, prior=template.prior)
+        parts.append((one, _deep(one, template, rest, 3)))
+    return Pose(whole, deep, tuple(parts), second)
+
+
+def _deep(whole: Fit, template: Template, samples: Samples, n_steps: int) -> Fit:
+    q = whole.template(samples.places_mm) - template.deep_mm
+    weights = np.exp(-((q / template.deep_sd_mm) ** 2).sum(axis=1) / 2)
+    near = weights > 0.02
+    chosen = Samples(
+        samples.places_mm[near], samples.values[near], samples.through_mm[near], (samples.weights * weights)[near]
+    )
+    prior = Prior(_stretch(whole), template.deep_prior_sd)
+    return fitted(_fresh(whole), template.fine, chosen, basis=AFFINE, n_steps=n_steps, prior=prior)
+
+
+def turned_deg(one: Fit, other: Fit) -> float:
+    """Return the angle between two poses [degrees]."""
+    return float(np.rad2deg(Rotation.from_matrix(rotation(one) @ rotation(other).T).magnitude()))
+
+
+def rotation(fit: Fit) -> Floats:
+    """Return the rotation nearest to a pose's matrix."""
+    u, _, v = np.linalg.svd(fit.matrix)
+    return np.asarray(u @ v)
+
+
+def _stretch(fit: Fit) -> Floats:
+    u, s, _ = np.linalg.svd(fit.matrix)
+    return np.asarray(u @ np.diag(s) @ u.T)
+
+
+def _fresh(fit: Fit) -> Fit:
+    return Fit(fit.matrix, fit.shift_mm)
+
+
+def _thinned(samples: Samples, n: int, rng: np.random.Generator, fit: Fit | None = None) -> Samples:
+    """Return about n samples, those of a head near a pose, each slab of space by its volume."""
+    index: NDArray = np.arange(len(samples))
+    if fit is not None:
+        q = fit.template(samples.places_mm)
+        index = np.flatnonzero((np.abs(q - np.array([0.0, 18.0, 12.0])) < np.array([92.0, 112.0, 96.0])).all(axis=1))
+    if len(index) < 50:
+        index = np.arange(len(samples))
+    weight = samples.weights[index]
+    chosen = rng.choice(index, min(n, len(index)), replace=False, p=weight / weight.sum())
+    some = samples.chosen(chosen)
+    return Samples(some.places_mm, some.values, some.through_mm, np.ones(len(chosen)))
+
+
+def _distinct(fits: Sequence[Fit]) -> list[Fit]:
+    out: list[Fit] = []
+    for fit in fits:
+        if all(turned_deg(fit, other) > _NEAR_DEG / 2 or _apart_mm(fit, other) > 15 for other in out):
+            out.append(fit)
+    return out
+
+
+def _apart_mm(one: Fit, other: Fit) -> float:
+    middle = np.array([0.0, 18.0, 8.0])
+    return float(np.linalg.norm(one.patient(middle) - other.patient(middle)))
+
+
+def _beginnings(samples: Samples, template: Template) -> list[Fit]:
+    """Return poses turned up to 45 degrees about any axis, the brain at several heights of what is bright."""
+    bright = samples.values * samples.weights * (samples.values > _BRIGHT)
+    if not bright.sum() > 0:
+        bright = samples.weights
+    middle = bright @ samples.places_mm / bright.sum()
+    stretch = np.trace(template.prior.stretch) / 3
+    out = []
+    for turn in _TURNS:
+        matrix = stretch * turn
+        for up in (0.0, 28.0, 56.0, -22.0):
+            brain = middle + turn.T @ np.array([0.0, 0.0, up])
+            out.append(Fit(matrix, template.middle_mm - matrix @ brain))
+    return out
+
+
+def _turns() -> list[Floats]:
+    """Return rotations about 20 degrees apart that fill a ball of 45 degrees."""
+    steps = np.deg2rad(np.arange(-44, 45, 22))
+    grid = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
+    near = grid[np.linalg.norm(grid, axis=1) < np.deg2rad(52)]
+    return [np.asarray(Rotation.from_rotvec(v).as_matrix()) for v in near]
+
+
+_TURNS = _turns()
+__all__ = ["Pose", "found", "gathered", "refined", "rotation", "turned_deg"]

@@ -1,0 +1,84 @@
+"""The head with which localizers are compared: tissue maps of an average of people, and its landmarks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from acquisition.errors import FileFormatError
+from models.plan_fit import Floats, Maps, Prior
+
+FILE = Path(__file__).parent / "templates" / "brain.npz"
+"""The shipped template."""
+_BRAIN = 4  # tissues of the brain, the first ones
+_MIDDLE = np.array([0.0, 18.0, 8.0])
+_COARSE_SD, _MIDDLE_SD = 7.0, 3.0  # mm
+_MATRIX_SD, _DEEP_SD = 0.05, 0.04
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Template:
+    """Tissue maps at three resolutions, landmarks, and the sizes of heads; places are template LPS [mm]."""
+
+    coarse: Maps
+    """Blurred, for the first search."""
+    middle: Maps
+    """Between the two."""
+    fine: Maps
+    """As sharp as people are alike."""
+    prior: Prior
+    """Sizes of heads against the template."""
+    landmarks: dict[str, Floats]
+    """By name."""
+    middle_mm: Floats
+    """About the brain's middle."""
+    deep_mm: Floats
+    """Between AC and PC."""
+    deep_sd_mm: Floats
+    """How far what counts for AC and PC reaches."""
+    deep_prior_sd: float
+    """How far the deep brain's size may differ from the whole brain's."""
+
+
+@lru_cache(maxsize=2)
+def load_template(path: Path = FILE) -> Template:
+    """Return the template; read once.
+
+    Raises
+    ------
+    FileFormatError
+        The file is absent or no template.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            parts = file["parts"].astype(np.float32) / 255
+            stretch = file["stretch"]
+            landmarks = {k.removeprefix("mark_"): np.asarray(file[k], float) for k in file.files if k[:5] == "mark_"}
+    except (OSError, KeyError, ValueError) as error:
+        raise FileFormatError(f"template {path}", expected="tissue maps and landmarks", got=str(error)) from error
+    first, step = np.array([-98.0, -98.0, -72.0]), 2.0
+    middle = (landmarks["AC"] + landmarks["PC"]) / 2
+    return Template(
+        coarse=_blurred(parts, first, step, _COARSE_SD),
+        middle=_blurred(parts, first, step, _MIDDLE_SD),
+        fine=Maps(parts, first, step, _MIDDLE, _BRAIN),
+        prior=Prior(stretch, _MATRIX_SD),
+        landmarks=landmarks,
+        middle_mm=_MIDDLE,
+        deep_mm=middle,
+        deep_sd_mm=np.array([30.0, 34.0, 28.0]),
+        deep_prior_sd=_DEEP_SD,
+    )
+
+
+def _blurred(parts: NDArray[np.float32], first: Floats, step: float, sd_mm: float) -> Maps:
+    """Return the maps smoothed, on every second voxel."""
+    smooth = np.stack(
+        [ndimage.gaussian_filter(parts[..., k], sd_mm / step)[::2, ::2, ::2] for k in range(parts.shape[3])], axis=-1
+    )
+    return Maps(np.ascontiguousarray(smooth), first, 2 * step, _MIDDLE, _BRAIN)
