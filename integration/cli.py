@@ -22,6 +22,7 @@ COMMANDS: dict[str, str] = {
     "serve": "reconstruct what scanners send, deliver it to archives",
     "send": "send a raw data file to a server as a scanner does",
     "reconstruct": "reconstruct a raw data file into DICOM",
+    "plan": "plan the next series of the head on a localizer",
     "protocols": "list, show, validate protocols; explain the choice for a file",
     "models": "list, check, train and measure the networks",
     "quality": "measure the image quality of a CT or PET series of a test object",

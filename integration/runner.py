@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from acquisition.items import Events, Histogram, Image, Item, Projections, Readouts, Waveform
+from acquisition.items import Events, Histogram, Image, Item, Projections, Readouts, SlicePlan, Waveform
 from acquisition.scan import Scan
 from acquisition.stream import Chain
 from acquisition.verdict import Level, Verdict
@@ -49,6 +49,7 @@ class Run:
         self._chain = Chain(protocol.build())
         self._gate = Gate()
         self._found: list[Verdict] = list(scan.verdicts)
+        self.plans: list[SlicePlan] = []
         self._unused: Counter[str] = Counter()
         self._images: Counter[str] = Counter()
         self._readouts = self._prompts = self._delayeds = 0
@@ -105,6 +106,8 @@ class Run:
                     yield image
             elif isinstance(item, Verdict):
                 self._found.append(item)
+            elif isinstance(item, SlicePlan):
+                self.plans.append(item)
             elif not isinstance(item, Waveform):
                 self._unused[type(item).__name__] += 1
 

@@ -24,6 +24,8 @@ _REACH_MM = 50.0
 _N_BIAS = 9
 _CORRELATED = 60.0  # samples that count as one: neighbours share their anatomy
 _RIDGE = 1e-6
+_BIAS_SD = 0.12  # of a bright voxel's brightness
+_UNEXPLAINED = 0.2
 
 
 def _similarity() -> Floats:
@@ -136,6 +138,7 @@ def fitted(fit: Fit, maps: Maps, samples: Samples, *, basis: Floats, n_steps: in
     n_linear = maps.parts.shape[3] + _N_BIAS
     for step in range(n_steps + 1):
         normal, right, square = _normal(at, maps, samples)
+        _hold_bias(normal, square, samples, n_linear)
         linear, rhs = normal[:n_linear, :n_linear] + _RIDGE * np.eye(n_linear) * len(samples), right[:n_linear]
         beta = np.linalg.solve(linear, rhs)
         rest = max(square - float(beta @ rhs), 1e-9)
@@ -147,9 +150,17 @@ def fitted(fit: Fit, maps: Maps, samples: Samples, *, basis: Floats, n_steps: in
             break
         if step == 0 and fit.beta is None:
             normal, right, square = _normal(at, maps, samples)
+            _hold_bias(normal, square, samples, n_linear)
         noise = rest / max(float(samples.weights.sum()), 1.0) * _CORRELATED
         at = _stepped(at, normal[:-1, :-1], right[:-1], basis, (noise, prior))
     return best
+
+
+def _hold_bias(normal: Floats, square: float, samples: Samples, n_linear: int) -> None:
+    """Keep the bias small, as coils make it: else it explains a head in any pose."""
+    power = square / max(float(samples.weights.sum()), 1e-9)
+    at = np.arange(n_linear - _N_BIAS, n_linear)
+    normal[at, at] += _CORRELATED * _UNEXPLAINED * power / _BIAS_SD**2
 
 
 def score(fit: Fit, maps: Maps, samples: Samples) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,25 +16,37 @@ from models.plan_fit import AFFINE, SIMILARITY, Fit, Floats, Maps, Prior, Sample
 from models.template import Template
 
 _COARSE, _MIDDLE, _FINE = 1800, 5000, 20000
-_KEPT, _REFINED = 14, 4
+_KEPT, _REFINED, _CHOOSING = 24, 8, 6000
 _BRIGHT = 0.15
 _NEAR_DEG = 12.0
-_SOUGHT_MM = 190.0
-"""Reach around the brain's middle of what is looked at [mm]."""
+_DEEP_MM, _LOCAL_MM, _LOCAL_SD, _LOCAL, _FEWEST = 30.0, 18.0, 0.06, 5000, 60
+_PARTS, _BLOCK_MM = 4, 16.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fits:
+    """One head: fits to all of the brain and near its two landmarks."""
+
+    whole: Fit
+    """To all of the brain."""
+    ac: Fit
+    """Near the anterior commissure."""
+    pc: Fit
+    """Near the posterior commissure."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pose:
     """Where a head lies, and the evidence for it."""
 
-    whole: Fit
-    """Fit to all of the brain."""
-    deep: Fit
-    """Fit that weighs what lies near AC and PC."""
-    parts: tuple[tuple[Fit, Fit], ...]
-    """The same two after parts of the image were left out."""
+    fits: Fits
+    """From the whole image."""
+    parts: tuple[Fits, ...]
+    """The same after parts of the image were left out."""
     second: float
     """Variance explained by the best pose that is another one; 0: there was none."""
+    seen: int
+    """Voxels of about 2 mm that were seen near AC and PC, of both the one that was seen less."""
 
 
 def gathered(images: Sequence[Image], *, seed: int = 0) -> Samples:
@@ -112,6 +124,12 @@ def found(images: Sequence[Image], template: Template, *, starts: Sequence[Fit] 
     distinct = _distinct(first)[:_REFINED]
     second = [fitted(_fresh(f), template.middle, middle, basis=AFFINE, n_steps=6, prior=template.prior) for f in distinct]
     second.sort(key=lambda fit: -fit.explained)
+    third = [
+        fitted(_fresh(f), template.fine, _thinned(samples, _CHOOSING, rng, f), basis=AFFINE, n_steps=3, prior=template.prior)
+        for f in _distinct(second)[:3]
+    ]
+    common = _thinned(samples, _CHOOSING, rng, third[0])
+    second = sorted((replace(f, explained=score(f, template.fine, common)) for f in third), key=lambda f: -f.explained)
     others = [f.explained for f in second[1:] if turned_deg(f, second[0]) > _NEAR_DEG]
     return refined(samples, template, second[0], second=max(others, default=0.0))
 
@@ -121,25 +139,40 @@ def refined(samples: Samples, template: Template, fit: Fit, *, second: float = 0
     rng = np.random.default_rng(2)
     fine = _thinned(samples, _FINE, rng, fit)
     whole = fitted(_fresh(fit), template.fine, fine, basis=AFFINE, n_steps=6, prior=template.prior)
-    deep = _deep(whole, template, fine, 5)
+    middle = (template.landmarks["AC"] + template.landmarks["PC"]) / 2
+    deep = _local(whole, template, _near(whole, samples, middle, _DEEP_MM), 0.1)
+    near = [_near(deep, samples, template.landmarks[name], _LOCAL_MM) for name in ("AC", "PC")]
+    fits = Fits(whole, *(_local(deep, template, some, _LOCAL_SD) for some in near))
     parts = []
-    blocks = (np.floor(whole.template(fine.places_mm) / 24.0).astype(int) @ np.array([1, 3, 7])) % 4
-    for k in range(4):
-        rest = fine.chosen(np.flatnonzero(blocks != k))
-        one = fitted(_fresh(whole), template.fine, rest, basis=AFFINE, n_steps=3, prior=template.prior)
-        parts.append((one, _deep(one, template, rest, 3)))
-    return Pose(whole, deep, tuple(parts), second)
+    for k in range(_PARTS):
+        one = fitted(_fresh(whole), template.fine, _without(fine, k), basis=AFFINE, n_steps=2, prior=template.prior)
+        pair = (_local(f, template, _without(some, k), _LOCAL_SD, n_steps=2) for f, some in zip((fits.ac, fits.pc), near, strict=True))
+        parts.append(Fits(one, *pair))
+    return Pose(fits, tuple(parts), second, min(len(some) for some in near))
 
 
-def _deep(whole: Fit, template: Template, samples: Samples, n_steps: int) -> Fit:
-    q = whole.template(samples.places_mm) - template.deep_mm
-    weights = np.exp(-((q / template.deep_sd_mm) ** 2).sum(axis=1) / 2)
-    near = weights > 0.02
-    chosen = Samples(
-        samples.places_mm[near], samples.values[near], samples.through_mm[near], (samples.weights * weights)[near]
-    )
-    prior = Prior(_stretch(whole), template.deep_prior_sd)
-    return fitted(_fresh(whole), template.fine, chosen, basis=AFFINE, n_steps=n_steps, prior=prior)
+def _near(fit: Fit, samples: Samples, place: Floats, reach_mm: float) -> Samples:
+    """Return samples about a place of the template, those that are near weighing more."""
+    away = ((fit.template(samples.places_mm) - place) ** 2).sum(axis=1) / reach_mm**2 / 2
+    near = np.flatnonzero(away < 3.5)
+    if len(near) > _LOCAL:
+        near = np.random.default_rng(3).choice(near, _LOCAL, replace=False)
+    some = samples.chosen(near)
+    return Samples(some.places_mm, some.values, some.through_mm, np.exp(-away[near]))
+
+
+def _without(samples: Samples, part: int) -> Samples:
+    """Return the samples but for one part of the blocks of space."""
+    block = np.floor(samples.places_mm / _BLOCK_MM).astype(int) @ np.array([1, 3, 7])
+    return samples.chosen(np.flatnonzero(block % _PARTS != part))
+
+
+def _local(fit: Fit, template: Template, samples: Samples, sd: float, *, n_steps: int = 5) -> Fit:
+    """Return the fit to some samples; the size stays near that of the fit that it begins with."""
+    if len(samples) < _FEWEST:
+        return fit
+    prior = Prior(_stretch(fit), sd)
+    return fitted(_fresh(fit), template.fine, samples, basis=AFFINE, n_steps=n_steps, prior=prior)
 
 
 def turned_deg(one: Fit, other: Fit) -> float:
@@ -214,4 +247,4 @@ def _turns() -> list[Floats]:
 
 
 _TURNS = _turns()
-__all__ = ["Pose", "found", "gathered", "refined", "rotation", "turned_deg"]
+__all__ = ["Fits", "Pose", "found", "gathered", "refined", "rotation", "turned_deg"]

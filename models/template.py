@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.spatial import ConvexHull
 
 from acquisition.errors import FileFormatError
 from models.plan_fit import Floats, Maps, Prior
@@ -18,7 +19,7 @@ FILE = Path(__file__).parent / "templates" / "brain.npz"
 _BRAIN = 4  # tissues of the brain, the first ones
 _MIDDLE = np.array([0.0, 18.0, 8.0])
 _COARSE_SD, _MIDDLE_SD = 7.0, 3.0  # mm
-_MATRIX_SD, _DEEP_SD = 0.05, 0.04
+_MATRIX_SD = 0.05
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,12 +38,8 @@ class Template:
     """By name."""
     middle_mm: Floats
     """About the brain's middle."""
-    deep_mm: Floats
-    """Between AC and PC."""
-    deep_sd_mm: Floats
-    """How far what counts for AC and PC reaches."""
-    deep_prior_sd: float
-    """How far the deep brain's size may differ from the whole brain's."""
+    surface_mm: Floats
+    """Points of the brain that enclose it (n, 3)."""
 
 
 @lru_cache(maxsize=2)
@@ -62,7 +59,6 @@ def load_template(path: Path = FILE) -> Template:
     except (OSError, KeyError, ValueError) as error:
         raise FileFormatError(f"template {path}", expected="tissue maps and landmarks", got=str(error)) from error
     first, step = np.array([-98.0, -98.0, -72.0]), 2.0
-    middle = (landmarks["AC"] + landmarks["PC"]) / 2
     return Template(
         coarse=_blurred(parts, first, step, _COARSE_SD),
         middle=_blurred(parts, first, step, _MIDDLE_SD),
@@ -70,10 +66,14 @@ def load_template(path: Path = FILE) -> Template:
         prior=Prior(stretch, _MATRIX_SD),
         landmarks=landmarks,
         middle_mm=_MIDDLE,
-        deep_mm=middle,
-        deep_sd_mm=np.array([30.0, 34.0, 28.0]),
-        deep_prior_sd=_DEEP_SD,
+        surface_mm=_surface(parts, first, step),
     )
+
+
+def _surface(parts: NDArray[np.float32], first: Floats, step: float) -> Floats:
+    """Return the voxels of brain that have the most extreme place along some direction."""
+    brain = np.argwhere(parts[..., :3].sum(axis=-1) > 0.5)[:, ::-1] * step + first
+    return np.asarray(brain[ConvexHull(brain).vertices])
 
 
 def _blurred(parts: NDArray[np.float32], first: Floats, step: float, sd_mm: float) -> Maps:
