@@ -122,22 +122,40 @@ def found(images: Sequence[Image], template: Template, *, starts: Sequence[Fit] 
     first.sort(key=lambda fit: -fit.explained)
     middle = _thinned(samples, _MIDDLE, rng, first[0])
     distinct = _distinct(first)[:_REFINED]
-    second = [fitted(_fresh(f), template.middle, middle, basis=AFFINE, n_steps=6, prior=template.prior) for f in distinct]
+    second = [_brought(f, template, middle) for f in distinct]
     second.sort(key=lambda fit: -fit.explained)
-    third = [
-        fitted(_fresh(f), template.fine, _thinned(samples, _CHOOSING, rng, f), basis=AFFINE, n_steps=3, prior=template.prior)
-        for f in _distinct(second)[:3]
-    ]
+    third = []
+    for fit in _distinct(second)[:3]:
+        near = _focused(_thinned(samples, _CHOOSING, rng, fit), fit, template)
+        third.append(fitted(_fresh(fit), template.fine, near, basis=AFFINE, n_steps=4, prior=template.prior))
     common = _thinned(samples, _CHOOSING, rng, third[0])
     second = sorted((replace(f, explained=score(f, template.fine, common)) for f in third), key=lambda f: -f.explained)
     others = [f.explained for f in second[1:] if turned_deg(f, second[0]) > _NEAR_DEG]
     return refined(samples, template, second[0], second=max(others, default=0.0))
 
 
+def _brought(fit: Fit, template: Template, samples: Samples) -> Fit:
+    """Return the fit at middle resolution: of everything, then of the brain."""
+    fit = fitted(_fresh(fit), template.middle, samples, basis=SIMILARITY, n_steps=3, prior=template.prior)
+    for _ in range(2):
+        near = _focused(samples, fit, template)
+        fit = fitted(_fresh(fit), template.middle, near, basis=AFFINE, n_steps=4, prior=template.prior)
+    return fit
+
+
+def _focused(samples: Samples, fit: Fit, template: Template) -> Samples:
+    """Return the samples, those that lie in the brain in this pose weighing most."""
+    maps = template.fine
+    index = np.rint((fit.template(samples.places_mm) - maps.first_mm) / maps.step_mm).astype(int)[:, ::-1]
+    index = np.clip(index, 0, np.array(template.focus.shape) - 1)
+    weights = samples.weights * template.focus[tuple(index.T)]
+    return Samples(samples.places_mm, samples.values, samples.through_mm, weights)
+
+
 def refined(samples: Samples, template: Template, fit: Fit, *, second: float = 0.0) -> Pose:
     """Return the pose near a fit, at full resolution, with what it is when parts of the image are left out."""
     rng = np.random.default_rng(2)
-    fine = _thinned(samples, _FINE, rng, fit)
+    fine = _focused(_thinned(samples, _FINE, rng, fit), fit, template)
     whole = fitted(_fresh(fit), template.fine, fine, basis=AFFINE, n_steps=6, prior=template.prior)
     middle = (template.landmarks["AC"] + template.landmarks["PC"]) / 2
     deep = _local(whole, template, _near(whole, samples, middle, _DEEP_MM), 0.1)

@@ -20,6 +20,7 @@ _BRAIN = 4  # tissues of the brain, the first ones
 _MIDDLE = np.array([0.0, 18.0, 8.0])
 _COARSE_SD, _MIDDLE_SD = 7.0, 3.0  # mm
 _MATRIX_SD = 0.05
+_NEAR_MM, _ELSEWHERE = 6.0, 0.03
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,6 +33,8 @@ class Template:
     """Between the two."""
     fine: Maps
     """As sharp as people are alike."""
+    focus: NDArray[np.float32]
+    """How much a place counts for the brain's pose, on the voxels of ``fine``: neck and face turn by themselves."""
     prior: Prior
     """Sizes of heads against the template."""
     landmarks: dict[str, Floats]
@@ -63,6 +66,7 @@ def load_template(path: Path = FILE) -> Template:
         coarse=_blurred(parts, first, step, _COARSE_SD),
         middle=_blurred(parts, first, step, _MIDDLE_SD),
         fine=Maps(parts, first, step, _MIDDLE, _BRAIN),
+        focus=_focus(parts, step),
         prior=Prior(stretch, _MATRIX_SD),
         landmarks=landmarks,
         middle_mm=_MIDDLE,
@@ -74,6 +78,13 @@ def _surface(parts: NDArray[np.float32], first: Floats, step: float) -> Floats:
     """Return the voxels of brain that have the most extreme place along some direction."""
     brain = np.argwhere(parts[..., :3].sum(axis=-1) > 0.5)[:, ::-1] * step + first
     return np.asarray(brain[ConvexHull(brain).vertices])
+
+
+def _focus(parts: NDArray[np.float32], step: float) -> NDArray[np.float32]:
+    brain = parts[..., :3].sum(axis=-1) > 0.4
+    near = ndimage.binary_dilation(brain, iterations=round(_NEAR_MM / step))
+    soft = ndimage.gaussian_filter(near.astype(np.float32), 2.0 / step)
+    return np.asarray(_ELSEWHERE + (1 - _ELSEWHERE) * soft, np.float32)
 
 
 def _blurred(parts: NDArray[np.float32], first: Floats, step: float, sd_mm: float) -> Maps:
