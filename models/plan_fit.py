@@ -300,7 +300,11 @@ def _accumulate(
         brain = 0.0
         for c in range(n_brain if n > k + 1 else 0):
             brain += row[c]
-        u, v, w = (x0 - middle[0]) * step_mm / 50.0, (y0 - middle[1]) * step_mm / 50.0, (z0 - middle[2]) * step_mm / 50.0
+        u, v, w = (
+            (x0 - middle[0]) * step_mm / 50.0,
+            (y0 - middle[1]) * step_mm / 50.0,
+            (z0 - middle[2]) * step_mm / 50.0,
+        )
         if brain > 0.01:
             row[k], row[k + 1], row[k + 2] = brain * u, brain * v, brain * w
             row[k + 3], row[k + 4], row[k + 5] = brain * u * u, brain * v * v, brain * w * w

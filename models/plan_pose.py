@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from acquisition.errors import DataError
 from acquisition.items import Image
-from models.plan_fit import AFFINE, SIMILARITY, Fit, Floats, Maps, Prior, Samples, fitted, score
+from models.plan_fit import AFFINE, SIMILARITY, Fit, Floats, Prior, Samples, fitted, score
 from models.template import Template
 
 _COARSE, _MIDDLE, _FINE = 1800, 5000, 20000
@@ -116,9 +116,7 @@ def found(images: Sequence[Image], template: Template, *, starts: Sequence[Fit] 
     scores = [score(fit, template.coarse, coarse) for fit in tries]
     order = np.argsort(scores)[::-1]
     kept = [tries[i] for i in order[:_KEPT]]
-    first = [
-        fitted(fit, template.coarse, coarse, basis=SIMILARITY, n_steps=10, prior=template.prior) for fit in kept
-    ]
+    first = [fitted(fit, template.coarse, coarse, basis=SIMILARITY, n_steps=10, prior=template.prior) for fit in kept]
     first.sort(key=lambda fit: -fit.explained)
     middle = _thinned(samples, _MIDDLE, rng, first[0])
     distinct = _distinct(first)[:_REFINED]
@@ -164,7 +162,10 @@ def refined(samples: Samples, template: Template, fit: Fit, *, second: float = 0
     parts = []
     for k in range(_PARTS):
         one = fitted(_fresh(whole), template.fine, _without(fine, k), basis=AFFINE, n_steps=2, prior=template.prior)
-        pair = (_local(f, template, _without(some, k), _LOCAL_SD, n_steps=2) for f, some in zip((fits.ac, fits.pc), near, strict=True))
+        pair = (
+            _local(f, template, _without(some, k), _LOCAL_SD, n_steps=2)
+            for f, some in zip((fits.ac, fits.pc), near, strict=True)
+        )
         parts.append(Fits(one, *pair))
     return Pose(fits, tuple(parts), second, min(len(some) for some in near))
 

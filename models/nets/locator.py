@@ -6,7 +6,6 @@ by regression). Instance statistics make it independent of the contrast's scale.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
