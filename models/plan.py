@@ -33,8 +33,8 @@ LIMITS: Mapping[str, float] = {
     "unseen": 1.0,
 }
 """Figure -> its limit. Variance that the tissues do not explain; the head's sizes against the template's (logarithm);
-how far AC and PC are from where the whole brain puts them; how far planes and points move when a quarter of the image is
-left out; how far the distance of AC and PC is from the usual 27 mm; what is missing of the voxels near AC and PC."""
+how far AC and PC are from where the whole brain puts them; how far planes and points move when a quarter of the image
+is left out; how far the distance of AC and PC is from the usual 27 mm; what is missing of the voxels near AC and PC."""
 _LENGTH_MM, _ENOUGH = 27.0, 1500.0
 _MARGIN_MM = 10.0
 
@@ -220,13 +220,7 @@ def plan_of_pose(pose: Pose, template: Template, name: str) -> Planned:
     confidence = float(np.exp(-np.log(2) * (figures[worst] / LIMITS[worst]) ** 2))
     if confidence < LEAST:
         return Planned(None, _refused(worst, figures[worst]), marks)
-    plan = _prescribed(name, marks, template)
-    made = SlicePlan(
-        **plan,
-        landmarks_mm={"AC": _vector(marks.ac), "PC": _vector(marks.pc)},
-        confidence=confidence,
-        evidence=figures,
-    )
+    made = replace(_prescribed(name, marks, template), confidence=confidence, evidence=figures)
     return Planned(made, _made(made, TARGETS[name]), marks)
 
 
@@ -256,7 +250,7 @@ def evidence(pose: Pose, template: Template, marks: Landmarks) -> dict[str, floa
     }
 
 
-def _prescribed(name: str, marks: Landmarks, template: Template) -> dict[str, object]:
+def _prescribed(name: str, marks: Landmarks, template: Template) -> SlicePlan:
     target = TARGETS[name]
     normal, x_dir = target.normal(marks, template), target.in_plane(marks, template)
     y_dir = np.cross(normal, x_dir)
@@ -269,15 +263,16 @@ def _prescribed(name: str, marks: Landmarks, template: Template) -> dict[str, ob
         middle = np.where([True, target.fov_mm > 0, target.fov_mm > 0], frame @ at, middle)
     height = target.covers_mm or 2 * float(max(high[0] - middle[0], middle[0] - low[0])) + _MARGIN_MM
     sides = [target.fov_mm or 10 * np.ceil((high[k] - low[k] + 3 * _MARGIN_MM) / 10) for k in (1, 2)]
-    return {
-        "name": name,
-        "centre_mm": _vector(middle @ frame),
-        "normal": _vector(normal),
-        "in_plane": _vector(x_dir),
-        "fov_mm": (float(sides[0]), float(sides[1])),
-        "n_slices": int(np.ceil(height / target.distance_mm)),
-        "slice_distance_mm": target.distance_mm,
-    }
+    return SlicePlan(
+        name=name,
+        centre_mm=_vector(middle @ frame),
+        normal=_vector(normal),
+        in_plane=_vector(x_dir),
+        fov_mm=(float(sides[0]), float(sides[1])),
+        n_slices=int(np.ceil(height / target.distance_mm)),
+        slice_distance_mm=target.distance_mm,
+        landmarks_mm={"AC": _vector(marks.ac), "PC": _vector(marks.pc)},
+    )
 
 
 def _place(name: str, marks: Landmarks, template: Template) -> Floats:

@@ -140,7 +140,7 @@ def fitted(fit: Fit, maps: Maps, samples: Samples, *, basis: Floats, n_steps: in
         normal, right, square = _normal(at, maps, samples)
         _hold_bias(normal, square, samples, n_linear)
         linear, rhs = normal[:n_linear, :n_linear] + _RIDGE * np.eye(n_linear) * len(samples), right[:n_linear]
-        beta = np.linalg.solve(linear, rhs)
+        beta = np.asarray(np.linalg.solve(linear, rhs), np.float64)
         rest = max(square - float(beta @ rhs), 1e-9)
         total = max(square - right[-1] ** 2 / max(normal[-1, -1], 1e-9), 1e-9)
         at = replace(at, explained=1 - rest / total, beta=beta)
@@ -261,13 +261,12 @@ def _accumulate(
     places, values, through, weights = samples
     matrix, first, middle = pose
     normal, right = into
-    n_z, n_y, n_x, k = parts.shape
-    n = len(right)
-    row = np.zeros(n)
+    k, n = parts.shape[3], len(right)
+    row, slope = np.zeros(n), np.zeros(3)
     square = 0.0
     for i in range(len(values)):
         row[:] = 0.0
-        gz, gy, gx = 0.0, 0.0, 0.0
+        slope[:] = 0.0
         x0 = matrix[0, 0] * places[i, 0] + matrix[0, 1] * places[i, 1] + matrix[0, 2] * places[i, 2] + first[0]
         y0 = matrix[1, 0] * places[i, 0] + matrix[1, 1] * places[i, 1] + matrix[1, 2] * places[i, 2] + first[1]
         z0 = matrix[2, 0] * places[i, 0] + matrix[2, 1] * places[i, 1] + matrix[2, 2] * places[i, 2] + first[2]
@@ -278,24 +277,8 @@ def _accumulate(
         for s in range(n_sub):
             part = 0.67 * (s - 1) if n_sub == 3 else 0.0
             x, y, z = x0 + part * tx, y0 + part * ty, z0 + part * tz
-            ix, iy, iz = int(np.floor(x)), int(np.floor(y)), int(np.floor(z))
-            if ix < 0 or iy < 0 or iz < 0 or ix >= n_x - 1 or iy >= n_y - 1 or iz >= n_z - 1:
-                continue
-            fx, fy, fz = x - ix, y - iy, z - iz
-            for corner in range(8):
-                dz, dy, dx = corner >> 2, (corner >> 1) & 1, corner & 1
-                wz, wy, wx = (fz if dz else 1 - fz), (fy if dy else 1 - fy), (fx if dx else 1 - fx)
-                w = wz * wy * wx / n_sub
-                bright = 0.0
-                for c in range(k):
-                    p = parts[iz + dz, iy + dy, ix + dx, c]
-                    if p != 0:
-                        row[c] += w * p
-                        bright += beta[c] * p
-                bright /= n_sub
-                gz += (bright if dz else -bright) * wy * wx
-                gy += (bright if dy else -bright) * wz * wx
-                gx += (bright if dx else -bright) * wz * wy
+            _add_point(parts, (x, y, z), (beta, n_sub), row, slope)
+        gx, gy, gz = slope[0], slope[1], slope[2]
         row[n - 1] = 1.0
         brain = 0.0
         for c in range(n_brain if n > k + 1 else 0):
@@ -315,11 +298,48 @@ def _accumulate(
             row[at], row[at + 1], row[at + 2], row[at + 3] = gx, gx * u, gx * v, gx * w
             row[at + 4], row[at + 5], row[at + 6], row[at + 7] = gy, gy * u, gy * v, gy * w
             row[at + 8], row[at + 9], row[at + 10], row[at + 11] = gz, gz * u, gz * v, gz * w
-        for a in range(n):
-            scaled = row[a] * weights[i]
-            if scaled != 0:
-                right[a] += scaled * values[i]
-                for b in range(a + 1):
-                    normal[a, b] += scaled * row[b]
+        _add_row(row, values[i], weights[i], (normal, right))
         square += weights[i] * values[i] * values[i]
     return square
+
+
+@compiled
+def _add_point(
+    parts: F32, at: tuple[float, float, float], how: tuple[Floats, int], row: Floats, slope: Floats
+) -> None:  # pragma: no cover - compiled
+    """Add the tissues at a point between voxels to `row`, and how the brightness changes along x, y, z to `slope`."""
+    beta, n_sub = how
+    n_z, n_y, n_x, k = parts.shape
+    x, y, z = at
+    ix, iy, iz = int(np.floor(x)), int(np.floor(y)), int(np.floor(z))
+    if ix < 0 or iy < 0 or iz < 0 or ix >= n_x - 1 or iy >= n_y - 1 or iz >= n_z - 1:
+        return
+    fx, fy, fz = x - ix, y - iy, z - iz
+    for corner in range(8):
+        dz, dy, dx = corner >> 2, (corner >> 1) & 1, corner & 1
+        wz, wy, wx = (fz if dz else 1 - fz), (fy if dy else 1 - fy), (fx if dx else 1 - fx)
+        w = wz * wy * wx / n_sub
+        bright = 0.0
+        for c in range(k):
+            p = parts[iz + dz, iy + dy, ix + dx, c]
+            if p != 0:
+                row[c] += w * p
+                bright += beta[c] * p
+        bright /= n_sub
+        slope[2] += (bright if dz else -bright) * wy * wx
+        slope[1] += (bright if dy else -bright) * wz * wx
+        slope[0] += (bright if dx else -bright) * wz * wy
+
+
+@compiled
+def _add_row(
+    row: Floats, value: float, weight: float, into: tuple[Floats, Floats]
+) -> None:  # pragma: no cover - compiled
+    """Add one equation to the lower half of the normal equations."""
+    normal, right = into
+    for a in range(len(row)):
+        scaled = row[a] * weight
+        if scaled != 0:
+            right[a] += scaled * value
+            for b in range(a + 1):
+                normal[a, b] += scaled * row[b]

@@ -16,7 +16,7 @@ from recon.series import stacked
 
 @dataclass(kw_only=True)
 class PlanBrain:
-    """Plan a series of the head on the images of this scan, a localizer; gives a `SlicePlan`, or says why there is none.
+    """Plan a series of the head on the images of this scan, a localizer: a `SlicePlan`, or why there is none.
 
     Images pass as they are.
     """

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from acquisition.errors import ConfigError, DataError, FileFormatError
-from acquisition.items import Image, Kind
+from acquisition.items import Image, Kind, SlicePlan
 from acquisition.sources import open_raw
 from acquisition.sources.nifti import is_nifti, read_nifti
 from acquisition.verdict import Verdict
@@ -117,7 +117,7 @@ def _is_dicom(path: Path) -> bool:
         return file.read(132)[128:] == b"DICM"
 
 
-def _transferred(images: list[Image], options: argparse.Namespace) -> tuple[object, Verdict]:
+def _transferred(images: list[Image], options: argparse.Namespace) -> tuple[SlicePlan | None, Verdict]:
     from acquisition.slice_plan import plan_of
     from models.plan_prior import transferred
 

@@ -1,13 +1,11 @@
-"""Localizers of labelled heads in any pose: what slices of any thickness and gap see of them, in any contrast.
+"""Localizers of labelled heads in any pose and contrast, with their AC, PC and mid-sagittal plane: to measure plans.
 
-Each cell of the network's grid that a slice covers is the mean of a few points of the slice around it, so thick slices
-and three-plane localizers cost less than volumes. Contrast: half of the samples obey a sequence (`contrast.signals`),
-half have any brightness per tissue (Billot et al., Med Image Anal 2023;86:102789, DOI 10.1016/j.media.2023.102789).
+Half of them obey a sequence (`contrast.signals`), half have any brightness per tissue (Billot et al., Med Image Anal
+2023;86:102789, DOI 10.1016/j.media.2023.102789).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,163 +15,85 @@ from scipy.spatial.transform import Rotation
 from acquisition.geometry import Grid
 from acquisition.items import Image
 from kernels.compile import compiled
-from models.cells import CELL_MM, SIDE, normalised
 from models.train.atlas import Atlas
 from models.train.contrast import random_protocol, signals
-from models.train.fields import spline_matrix
 from models.train.labels import Head
 from models.train.tissue import NAMES, NUMBER, PARENCHYMA, tissues
 
 F32 = NDArray[np.float32]
 Floats = NDArray[np.float64]
 _POINTS = 6
-_WARP_MM, _WARP_KNOTS = 3.0, 6
 _BRAIN = np.isin(np.arange(len(NAMES)), [NUMBER[n] for n in (*PARENCHYMA, "ventricle", "csf", "choroid", "dura")])
-_INSIDE = np.isin(np.arange(len(NAMES)), [NUMBER[n] for n in (*PARENCHYMA, "ventricle", "choroid")])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stack:
-    """Parallel slices of a localizer, along the axes of the network's grid."""
-
-    axis: int
-    """Grid axis (z, y, x: 0, 1, 2) across the slices."""
-    places_mm: tuple[float, ...]
-    """Their places along it, from the middle of the grid [mm]."""
-    thickness_mm: float
-    """Of each slice [mm]."""
+_FLATTER = 4.0  # weight of middles that lie off the plane against pairs that are askew
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Pose:
-    """How a head lies in the network's grid: ``voxel = middle + matrix @ (place - shift_mm) + warp``."""
+    """How a head lies in the room: ``voxel = brain's middle + matrix @ (place - shift_mm)``, axes (z, y, x)."""
 
     matrix: Floats
-    """From places in the room to voxels of the head, axes (z, y, x), (3, 3)."""
+    """From places in the room to voxels of the head (3, 3)."""
     shift_mm: Floats
-    """Where the brain's middle is, from the middle of the grid (z, y, x) [mm]."""
-    warp: F32
-    """Displacement of knots over the grid [voxels], shape (3, k, k, k); of no size for none."""
+    """Where the brain's middle is (z, y, x) [mm]."""
 
     def voxels(self, places_mm: Floats, head: Head) -> Floats:
-        """Return voxels of the head (n, 3) at places (n, 3) [mm] without the warp."""
+        """Return voxels of the head (n, 3) at places (n, 3) [mm]."""
         return np.asarray((places_mm - self.shift_mm) @ self.matrix.T + head.centre)
 
+    def place(self, voxel: Floats, head: Head) -> Floats:
+        """Return where a voxel (z, y, x) of the head is, LPS (x, y, z) [mm]."""
+        return np.asarray((np.linalg.solve(self.matrix, voxel - head.centre) + self.shift_mm)[::-1])
 
-def random_pose(rng: np.random.Generator, *, largest_deg: float = 45.0, deform: bool = True) -> Pose:
-    """Return a pose: turned by up to `largest_deg` about any axis, shifted by some centimetres.
 
-    With `deform`, the head is stretched, sheared and warped as well, and mirrored in half of all cases.
-    """
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Truth:
+    """Where things are in a posed head, LPS [mm]."""
+
+    ac: Floats
+    """Anterior commissure."""
+    pc: Floats
+    """Posterior commissure."""
+    left: Floats
+    """Unit normal of the mid-sagittal plane, from pairs of structures."""
+
+    @property
+    def posterior(self) -> Floats:
+        """Unit vector from AC to PC in the mid-sagittal plane."""
+        along = self.pc - self.ac
+        along = along - (along @ self.left) * self.left
+        return np.asarray(along / np.linalg.norm(along))
+
+    @property
+    def superior(self) -> Floats:
+        """Unit normal of the AC-PC plane."""
+        return np.asarray(np.cross(self.left, self.posterior))
+
+
+def truth_of(pose: Pose, head: Head, atlas: Atlas) -> Truth:
+    """Return a posed head's truth: AC and PC of its atlas, the plane between its pairs of structures."""
+    places = {name: pose.place(voxel, head) for name, voxel in atlas.landmarks.items()}
+    pairs = [(places[n], places["R" + n[1:]]) for n in places if n[0] == "L" and n[1:].isdigit()]
+    across = np.array([left - right for left, right in pairs])
+    middles = np.array([(left + right) / 2 for left, right in pairs])
+    off = middles - middles.mean(axis=0)
+    square = sum(d @ d * np.eye(3) - np.outer(d, d) for d in across) + _FLATTER * off.T @ off
+    normal = np.linalg.eigh(square)[1][:, 0]
+    return Truth(ac=places["AC"], pc=places["PC"], left=normal * np.sign(normal @ across.sum(axis=0)))
+
+
+def random_pose(head: Head, atlas: Atlas, rng: np.random.Generator, *, largest_deg: float = 45.0) -> Pose:
+    """Return a pose: from AC-PC level turned by up to `largest_deg` about any axis, shifted by some centimetres."""
     axis = rng.normal(size=3)
     angle = np.deg2rad(largest_deg) * rng.uniform() ** 0.7
     turn = Rotation.from_rotvec(axis / np.linalg.norm(axis) * angle).as_matrix()
-    stretch, warp = np.eye(3), np.zeros((3, 0, 0, 0), np.float32)
-    if deform:
-        stretch = np.diag(1 / rng.normal(1.0, 0.06, 3).clip(0.82, 1.18)) + rng.normal(0, 0.02, (3, 3))
-        stretch[:, 2] *= rng.choice([-1.0, 1.0])
-        warp = rng.normal(0, _WARP_MM, (3, _WARP_KNOTS, _WARP_KNOTS, _WARP_KNOTS)).astype(np.float32)
     shift = np.clip(rng.normal(0, (20, 15, 15), 3), -50, 50)
-    return Pose(matrix=stretch @ turn.T, shift_mm=shift, warp=warp)
+    return Pose(matrix=level(head, atlas).T @ turn.T, shift_mm=shift)
 
 
-def random_stacks(rng: np.random.Generator) -> list[Stack]:
-    """Return what a localizer covers: a volume, one stack with or without gaps, or three planes."""
-    kind = rng.random()
-    if kind < 0.3:
-        return [_stack(0, float(rng.uniform(2.0, 5.0)), 0.0, rng)]
-    if kind < 0.55:
-        thickness = float(rng.uniform(3.0, 9.0))
-        return [_stack(int(rng.integers(3)), thickness, thickness * float(rng.choice([0.0, 0.1, 0.3, 1.0])), rng)]
-    thickness, gap = float(rng.uniform(4.0, 10.0)), float(rng.uniform(0.5, 18.0))
-    n = int(rng.integers(3, 12))
-    return [_stack(axis, thickness, gap, rng, n=n) for axis in range(3)]
-
-
-def _stack(axis: int, thickness: float, gap: float, rng: np.random.Generator, *, n: int = 0) -> Stack:
-    """Return `n` slices about a place near the middle, or as many as the grid holds, ends cut off by chance."""
-    step = thickness + gap
-    if n:
-        places = (np.arange(n) - (n - 1) / 2) * step + rng.normal(0, 8)
-    else:
-        half = CELL_MM * SIDE / 2
-        low, high = -half, half
-        if rng.random() < 0.5:
-            low += rng.uniform(0, 90) if rng.random() < 0.6 else 0.0
-            high -= rng.uniform(0, 70) if rng.random() < 0.6 else 0.0
-        places = np.arange(low + rng.uniform(0, step), high, step)
-    return Stack(axis=axis, places_mm=tuple(places.tolist()), thickness_mm=thickness)
-
-
-def drawn(head: Head, pose: Pose, stacks: Sequence[Stack], values: Floats, rng: np.random.Generator) -> tuple[F32, F32]:
-    """Return the image and how many slices cover each cell, both (z, y, x); no noise, no bias."""
-    total, count = np.zeros((SIDE,) * 3, np.float32), np.zeros((SIDE,) * 3, np.float32)
-    table, offsets = values.astype(np.float32), rng.uniform(-0.5, 0.5, (_POINTS, 3))
-    warp = _warped(pose.warp)
-    for stack in stacks:
-        places, near = _slices(stack)
-        steps = np.full(3, CELL_MM)
-        steps[stack.axis] = stack.thickness_mm
-        around = (offsets * steps) @ pose.matrix.T
-        middle = head.centre - pose.matrix @ pose.shift_mm
-        _add_slices(np.asarray(head.tissue), table, (pose.matrix, middle, around), (places, near), (warp, total, count))
-    return total / np.maximum(count, 1), count
-
-
-def _slices(stack: Stack) -> tuple[Floats, NDArray[np.bool_]]:
-    """Return along each axis where the slices see a cell [mm], and whether any does, both (3, side)."""
-    middles = (np.arange(SIDE) - (SIDE - 1) / 2) * CELL_MM
-    slices = np.asarray(stack.places_mm)
-    nearest = slices[np.abs(middles[:, None] - slices).argmin(axis=1)]
-    places, near = np.tile(middles, (3, 1)), np.ones((3, SIDE), bool)
-    places[stack.axis] = nearest
-    near[stack.axis] = np.abs(middles - nearest) <= max(stack.thickness_mm, CELL_MM) / 2 + 1e-6
-    return places, near
-
-
-def _warped(knots: F32) -> F32:
-    """Return the displacement of each cell (z, y, x, 3) [voxels]; empty for none."""
-    if not knots.size:
-        return np.zeros((0, 0, 0, 3), np.float32)
-    m = spline_matrix(SIDE, knots.shape[1])
-    along_x = np.tensordot(knots, m, (3, 1))  # (3, a, b, x)
-    along_y = np.tensordot(along_x, m, (2, 1))  # (3, a, x, y)
-    return np.ascontiguousarray(np.tensordot(m, along_y, (1, 1)).transpose(0, 3, 2, 1))
-
-
-@compiled
-def _add_slices(
-    tissue: NDArray[np.uint8],
-    values: F32,
-    pose: tuple[Floats, Floats, Floats],
-    slices: tuple[Floats, NDArray[np.bool_]],
-    into: tuple[F32, F32, F32],
-) -> None:  # pragma: no cover - compiled
-    """Add the mean value of the tissues at points around each covered cell; the neck goes on below the map."""
-    matrix, middle, around = pose
-    places, near = slices
-    warp, total, count = into
-    n_z, n_y, n_x = tissue.shape
-    for a in range(total.shape[0]):
-        for b in range(total.shape[1]):
-            for c in range(total.shape[2]):
-                if not (near[0, a] and near[1, b] and near[2, c]):
-                    continue
-                p, q, r = places[0, a], places[1, b], places[2, c]
-                at_z = matrix[0, 0] * p + matrix[0, 1] * q + matrix[0, 2] * r + middle[0]
-                at_y = matrix[1, 0] * p + matrix[1, 1] * q + matrix[1, 2] * r + middle[1]
-                at_x = matrix[2, 0] * p + matrix[2, 1] * q + matrix[2, 2] * r + middle[2]
-                if len(warp):
-                    at_z, at_y, at_x = at_z + warp[a, b, c, 0], at_y + warp[a, b, c, 1], at_x + warp[a, b, c, 2]
-                found = np.float32(0)
-                for k in range(len(around)):
-                    z = int(max(at_z + around[k, 0], 0.0) + 0.5)
-                    y = int(np.floor(at_y + around[k, 1] + 0.5))
-                    x = int(np.floor(at_x + around[k, 2] + 0.5))
-                    if z < n_z and y >= 0 and y < n_y and x >= 0 and x < n_x:
-                        found += values[tissue[z, y, x]]
-                total[a, b, c] += found / np.float32(len(around))
-                count[a, b, c] += 1
+def level(head: Head, atlas: Atlas) -> Floats:
+    """Return the rotation that brings a head's AC-PC plane level and its nose forward, axes (z, y, x)."""
+    own = truth_of(Pose(matrix=np.eye(3), shift_mm=np.zeros(3)), head, atlas)
+    return np.stack([own.superior[::-1], own.posterior[::-1], own.left[::-1]])
 
 
 def random_values(rng: np.random.Generator) -> Floats:
@@ -195,69 +115,6 @@ def random_values(rng: np.random.Generator) -> Floats:
     return np.asarray(values)
 
 
-def spoiled(image: F32, count: F32, rng: np.random.Generator) -> tuple[F32, F32]:
-    """Return image and coverage as a scanner with coils and noise gives them: blobs, bias, cut edges, Rician noise."""
-    m = spline_matrix(SIDE, 4)
-    strength = rng.uniform(0, 0.45)
-    knots = rng.normal(0, strength, (4, 4, 4)).astype(np.float32)
-    bias = np.tensordot(m, np.tensordot(np.tensordot(knots, m, (2, 1)), m, (1, 1)), (1, 0)).swapaxes(1, 2)
-    out = image * np.exp(np.clip(bias, -1.5, 1.5))
-    for _ in range(rng.poisson(0.6)):
-        out = _blob(out, rng)
-    covered = (count > 0).astype(np.float32)
-    if rng.random() < 0.35:
-        axis, cut = int(rng.integers(3)), int(rng.integers(4, 22))
-        away = np.moveaxis(covered, axis, 0)
-        away[:cut] = 0.0
-        if rng.random() < 0.5:
-            away[-int(rng.integers(4, 18)) :] = 0.0
-    level = float(np.percentile(out[covered > 0], 90)) if covered.any() else 1.0
-    sigma = np.float32(level * np.exp(rng.uniform(np.log(0.005), np.log(0.12))))
-    real = out + sigma * rng.standard_normal(out.shape, np.float32)
-    noisy = np.hypot(real, sigma * rng.standard_normal(out.shape, np.float32)) ** np.float32(rng.uniform(0.75, 1.3))
-    return (noisy * covered).astype(np.float32), covered
-
-
-def _blob(image: F32, rng: np.random.Generator) -> F32:
-    """Return the image with a lesion: an ellipsoid of other brightness where there was signal."""
-    at = rng.integers(SIDE // 4, 3 * SIDE // 4, 3)
-    radii = np.exp(rng.uniform(np.log(1.2), np.log(7.0))) * np.exp(rng.normal(0, 0.25, 3))
-    z, y, x = np.ogrid[:SIDE, :SIDE, :SIDE]
-    radius = ((z - at[0]) / radii[0]) ** 2 + ((y - at[1]) / radii[1]) ** 2 + ((x - at[2]) / radii[2]) ** 2
-    part = np.clip(1.5 - radius, 0, 1).astype(np.float32) * (image > 0.1 * image.max())
-    return np.asarray(image + part * (np.float32(rng.uniform(0, 1.3)) * image.max() - image), np.float32)
-
-
-def sample(head: Head, atlas: Atlas, rng: np.random.Generator) -> tuple[F32, F32]:
-    """Return one input (2, z, y, x) and its truth (5, z/4, y/4, x/4): coordinates [100 mm], brain, weight."""
-    pose = random_pose(rng)
-    image, count = drawn(head, pose, random_stacks(rng), random_values(rng), rng)
-    image, covered = spoiled(image, count, rng)
-    return normalised(image, covered), truth(head, atlas, pose, covered)
-
-
-def truth(head: Head, atlas: Atlas, pose: Pose, covered: F32) -> F32:
-    """Return template coordinates, brain and weight of each coarse cell (5, z/4, y/4, x/4)."""
-    n = SIDE // 4
-    middles = (np.arange(n) - (n - 1) / 2) * 4 * CELL_MM
-    places = np.stack(np.meshgrid(middles, middles, middles, indexing="ij"), axis=-1).reshape(-1, 3)
-    at = pose.voxels(places, head)
-    warp = _warped(pose.warp)
-    if warp.size:
-        at = at + warp.reshape(n, 4, n, 4, n, 4, 3).mean(axis=(1, 3, 5)).reshape(-1, 3)
-    mirrored = np.linalg.det(pose.matrix) < 0
-    coordinates = atlas.coordinates(at)
-    if mirrored:
-        coordinates = coordinates * np.array([-1.0, 1.0, 1.0], np.float32)
-    index = np.clip(np.round(at).astype(int), 0, np.array(head.tissue.shape) - 1)
-    inside = (np.abs(at - index) < 1).all(axis=1)
-    brain = inside & _INSIDE[np.asarray(head.tissue)[tuple(index.T)]]
-    seen = covered.reshape(n, 4, n, 4, n, 4).mean(axis=(1, 3, 5)).ravel()
-    weight = brain * np.where(seen > 0.05, 1.0, 0.3)
-    out = np.concatenate([coordinates.T / 100, brain[None], weight[None]])
-    return np.ascontiguousarray(out.reshape(5, n, n, n), np.float32)
-
-
 def scanned(
     head: Head, pose: Pose, grid: Grid, *, values: Floats, rng: np.random.Generator, noise: float = 0.02
 ) -> Image:
@@ -266,7 +123,7 @@ def scanned(
     Parameters
     ----------
     head, pose
-        What lies in the scanner, and how; the pose's warp is left out.
+        What lies in the scanner, and how.
     grid
         The stack, LPS [mm].
     values
@@ -309,12 +166,6 @@ def _mean_around(
             if z < n_z and y >= 0 and y < n_y and x >= 0 and x < n_x:
                 total += values[tissue[z, y, x]]
         out[i] = total / np.float32(len(around))
-
-
-def true_place(pose: Pose, head: Head, voxel: Floats) -> Floats:
-    """Return where a voxel (z, y, x) of the head is in the room, LPS (x, y, z) [mm]."""
-    place = np.linalg.solve(pose.matrix, voxel - head.centre) + pose.shift_mm
-    return np.asarray(place[::-1])
 
 
 def random_grids(rng: np.random.Generator) -> list[Grid]:

@@ -170,8 +170,8 @@ class Training:
         for group in self._optimiser.param_groups:
             group["lr"] = self._setting.rate * schedule(self.step / self._setting.steps)
         with torch.autocast(self._setting.device, torch.bfloat16, enabled=self._setting.precision == "bf16"):
-            out = self._network(x)
-        loss = self._recipe.loss(self._estimate(x, out.float(), truth), truth, x)
+            correction = self._network(x)
+        loss = self._recipe.loss(x[:, : truth.shape[1]] + correction.float(), truth, x)
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self._network.parameters(), _CLIP)
@@ -179,10 +179,6 @@ class Training:
         self.step += 1
         self._average()
         self._loss = _number(loss, self.step)
-
-    def _estimate(self, x: Tensor, out: Tensor, truth: Tensor) -> Tensor:
-        """Return what the loss compares: the corrected image."""
-        return x[:, : truth.shape[1]] + out
 
     @torch.no_grad()
     def _average(self) -> None:

@@ -20,7 +20,6 @@ RECIPES: dict[str, str] = {
     "ct_denoise": "models.train.ct_denoise:CtDenoise",
     "pet_denoise": "models.train.pet_denoise:PetDenoise",
     "mr_unrolled": "models.train.unrolled:UnrolledMr",
-    "brain_landmarks": "models.train.brain_landmarks:BrainLandmarks",
 }
 """Name -> ``module:Class``; the name is that of the card."""
 
