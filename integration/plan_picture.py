@@ -92,7 +92,7 @@ def _lines(places: NDArray, plan: SlicePlan, step: float, across: NDArray) -> ND
     if plan.slice_distance_mm / step * slope < _NEAREST_LINES:
         ends = np.array([0, (plan.n_slices - 1) // 2, plan.n_slices - 1])
         nearest = ends[np.abs(number[..., None] - ends).argmin(axis=-1)]
-    on = np.abs(number - nearest) * plan.slice_distance_mm < 0.5 * step * slope
+    on = np.abs(number - nearest) * plan.slice_distance_mm < 0.501 * step * slope
     for direction, side in ((plan.y_dir, plan.fov_mm[0]), (plan.in_plane, plan.fov_mm[1])):
         on &= np.abs(away @ np.asarray(direction)) < side / 2
     return np.asarray(on)

@@ -220,7 +220,7 @@ def plan_of_pose(pose: Pose, template: Template, name: str) -> Planned:
     confidence = float(np.exp(-np.log(2) * (figures[worst] / LIMITS[worst]) ** 2))
     if confidence < LEAST:
         return Planned(None, _refused(worst, figures[worst]), marks)
-    made = replace(_prescribed(name, marks, template), confidence=confidence, evidence=figures)
+    made = replace(prescribed(name, marks, template), confidence=confidence, evidence=figures)
     return Planned(made, _made(made, TARGETS[name]), marks)
 
 
@@ -250,7 +250,8 @@ def evidence(pose: Pose, template: Template, marks: Landmarks) -> dict[str, floa
     }
 
 
-def _prescribed(name: str, marks: Landmarks, template: Template) -> SlicePlan:
+def prescribed(name: str, marks: Landmarks, template: Template) -> SlicePlan:
+    """Return one of `TARGETS` for a head, its confidence not yet known."""
     target = TARGETS[name]
     normal, x_dir = target.normal(marks, template), target.in_plane(marks, template)
     y_dir = np.cross(normal, x_dir)
@@ -325,4 +326,15 @@ def _vector(values: Floats) -> Vector:
     return (x, y, z)
 
 
-__all__ = ["LEAST", "LIMITS", "TARGETS", "Landmarks", "Planned", "Target", "landmarks_of", "planned", "target_of"]
+__all__ = [
+    "LEAST",
+    "LIMITS",
+    "TARGETS",
+    "Landmarks",
+    "Planned",
+    "Target",
+    "landmarks_of",
+    "planned",
+    "prescribed",
+    "target_of",
+]

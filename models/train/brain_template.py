@@ -1,7 +1,7 @@
 """The shipped template made again: tissue maps of the training heads in template coordinates, landmarks, sizes.
 
 Run it as ``python -m models.train.brain_template FILE``, with the data sets in ``ISOCENTER_DATA``. It is symmetric:
-each map is averaged with its mirror image. The MNI ICBM 152 template gives the coordinates alone (its licence: free use,
+each map is averaged with its mirror image. The MNI ICBM 152 template gives the coordinates alone (licence: free use,
 modification and distribution with the copyright notice, (C) 1993-2009 Louis Collins, McConnell Brain Imaging Centre,
 Montreal Neurological Institute, McGill University); the maps are those of SynthSeg's label maps (Apache-2.0).
 """

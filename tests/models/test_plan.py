@@ -13,13 +13,14 @@ from scipy.spatial.transform import Rotation
 from acquisition.errors import ConfigError, DataError, FileFormatError
 from acquisition.geometry import Grid
 from acquisition.items import Image, Kind
-from models.plan import LEAST, TARGETS, Planned, planned
+from models.plan import LEAST, TARGETS, Planned, planned, prescribed
 from models.plan_fit import AFFINE, SIMILARITY, Fit, fitted
 from models.plan_pose import gathered, turned_deg
 from models.plan_prior import carried, transferred
 from models.plan_step import PlanBrain, stacks_of
 from models.template import load_template
 from recon.rigid import Rigid
+from tests.models.samples import scan
 
 T1 = np.array([1.0, 0.72, 0.85, 0.25, 0.08, 0.55, 0.95])
 T2 = np.array([0.45, 0.62, 0.42, 1.0, 0.06, 0.3, 0.6])
@@ -146,11 +147,8 @@ def test_fit_comes_back_from_a_known_error() -> None:
 
 @pytest.mark.parametrize("name", [n for n in TARGETS if n != "brain-acpc"])
 def test_every_target_is_right_handed_and_through_the_head(posed: tuple[Rigid, Image, Planned], name: str) -> None:
-    from models.plan import Landmarks, _prescribed
-
     motion, _, made = posed
-    plan = _prescribed(name, made.landmarks, load_template())
-    assert isinstance(made.landmarks, Landmarks)
+    plan = prescribed(name, made.landmarks, load_template())
     middle = marks(motion)["AC"]
     assert np.linalg.norm(np.asarray(plan.centre_mm) - middle) < 75
     lateral = abs(np.dot(motion.rotation @ [1.0, 0.0, 0.0], plan.normal))
@@ -179,8 +177,6 @@ def test_carrying_there_and_back_is_nothing(posed: tuple[Rigid, Image, Planned])
 
 
 def test_step_gives_what_the_function_gives(posed: tuple[Rigid, Image, Planned]) -> None:
-    from tests.models.samples import scan
-
     _, image, made = posed
     step = PlanBrain()
     step.open(scan())
