@@ -280,9 +280,7 @@ def _accumulate(
             _add_point(parts, (x, y, z), (beta, n_sub), row, slope)
         gx, gy, gz = slope[0], slope[1], slope[2]
         row[n - 1] = 1.0
-        brain = 0.0
-        for c in range(n_brain if n > k + 1 else 0):
-            brain += row[c]
+        brain = row[:n_brain].sum() if n > k + 1 else 0.0
         u, v, w = (
             (x0 - middle[0]) * step_mm / 50.0,
             (y0 - middle[1]) * step_mm / 50.0,

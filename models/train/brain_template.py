@@ -59,7 +59,8 @@ def parts_of(head: Head, atlas: Atlas) -> NDArray[np.float32]:
 
 def stretch_of(head: Head, atlas: Atlas) -> Floats:
     """Return the symmetric part of the affine map from a head's brain to the template, LPS (3, 3)."""
-    brain = np.argwhere(np.isin(head.tissue[::4, ::4, ::4], [NUMBER[n] for c in CLASSES[:3] for n in c])) * 4.0
+    known = np.isin(head.tissue[::4, ::4, ::4], [NUMBER[n] for c in CLASSES[:3] for n in c])
+    brain = 4 * np.argwhere(known).astype(np.float64)
     places = np.c_[brain[:, ::-1], np.ones(len(brain))]
     affine = np.linalg.lstsq(places, atlas.coordinates(brain).astype(float), rcond=None)[0][:3].T
     u, s, _ = np.linalg.svd(affine)
@@ -70,8 +71,8 @@ def write_template(path: Path) -> None:
     """Make the template of the training heads."""
     source = source_of("training")
     pairs = [(head, load_atlas(head, data=source.data, cache=source.cache)) for head in source.heads]
-    parts = sum(parts_of(head, atlas) for head, atlas in pairs) / len(pairs)
-    parts = (parts + parts[:, :, ::-1]) / 2
+    whole = np.mean([parts_of(head, atlas) for head, atlas in pairs], axis=0)
+    parts = (whole + whole[:, :, ::-1]) / 2
     stretch = np.mean([stretch_of(head, atlas) for head, atlas in pairs], axis=0)
     stretch[0, 1:] = stretch[1:, 0] = 0
     marks = {name: np.mean([a.coordinates(a.landmarks[name][None])[0] for _, a in pairs], axis=0) for name in MARKS}
