@@ -97,7 +97,7 @@ class Target:
     fov_mm: float = 0.0
     """Field of view [mm]; 0: that of the brain with some margin."""
     validated: bool = True
-    """Whether its angle was held against labelled heads."""
+    """Whether its angle held when it was measured on labelled heads."""
 
 
 def _along(first: tuple[str, ...], last: tuple[str, ...]) -> Direction:
@@ -150,6 +150,7 @@ TARGETS: Mapping[str, Target] = {
         covers_mm=45.0,
         distance_mm=3.0,
         fov_mm=180.0,
+        validated=False,
     ),
     "iac": Target(
         title="thin axial slices along AC-PC through the internal auditory canals",
@@ -286,7 +287,7 @@ def _points(marks: Landmarks) -> dict[str, Floats]:
 
 
 def _made(plan: SlicePlan, target: Target) -> Verdict:
-    told = "confirm the lines on the localizer" if target.validated else "its angle was never measured: look closely"
+    told = "confirm the lines on the localizer" if target.validated else "its angle is not validated: look closely"
     return Verdict(
         check="plan.brain",
         level=Level.PASS if target.validated else Level.FLAG,
