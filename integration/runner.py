@@ -58,7 +58,6 @@ class Run:
         self.plans: list[SlicePlan] = []
         """Where the next series shall go."""
         self._found: list[Verdict] = list(scan.verdicts)
-        self.plans: list[SlicePlan] = []
         self._unused: Counter[str] = Counter()
         self._images: Counter[str] = Counter()
         self._readouts = self._prompts = self._delayeds = 0

@@ -27,9 +27,9 @@ LIMITS: Mapping[str, float] = {
     "size": 0.10,
     "ac_moved_mm": 5.0,
     "pc_moved_mm": 5.0,
-    "left_out_deg": 4.0,
-    "left_out_mm": 2.5,
-    "length_mm": 6.0,
+    "left_out_deg": 2.5,
+    "left_out_mm": 1.5,
+    "length_mm": 4.0,
     "unseen": 1.0,
 }
 """Figure -> its limit. Variance that the tissues do not explain; the head's sizes against the template's (logarithm);
