@@ -22,6 +22,7 @@ COMMANDS: dict[str, str] = {
     "serve": "reconstruct what scanners send, deliver it to archives",
     "send": "send a raw data file to a server as a scanner does",
     "reconstruct": "reconstruct a raw data file into DICOM",
+    "plan": "plan the next series of the head on a localizer",
     "check": "is this series usable? raw data, DICOM or NIfTI",
     "answer": "say the last word on a scan: accept, repeat, reject",
     "protocols": "list, show, validate protocols; explain the choice for a file",

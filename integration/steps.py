@@ -84,6 +84,7 @@ STEPS: dict[str, str] = {
     "image.mpr": "recon.reformat:Reformat",
     "image.subtract": "recon.register:Subtract",
     "image.prior": "integration.prior:Prior",
+    "plan.brain": "models.plan_step:PlanBrain",
     "image.outputs": "recon.mri.outputs:Outputs",
     "image.swi": "recon.mri.swi:Swi",
     "image.projection": "recon.mri.projection:Projection",
