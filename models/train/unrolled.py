@@ -81,7 +81,7 @@ class UnrolledMr:
             "limits": [
                 "Trained on simulated heads alone: on real ones it gains less over L1-wavelets.",
                 "Behind irregular samples in both directions (a real brain, 12 % measured) it is hardly better.",
-                "At R = 2 and a good SNR it gains next to nothing over CG-SENSE.",
+                "At R = 2 and a good SNR it is no better than CG-SENSE, a real head a little worse.",
                 "At R = 4 a lesion of 2 pixels keeps 0.7 of its contrast, where CG-SENSE keeps 0.77.",
                 "One set of coil maps: no wrapped field of view. Nothing is said of the uncertainty of single pixels.",
             ],
