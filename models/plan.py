@@ -31,11 +31,13 @@ LIMITS: Mapping[str, float] = {
     "left_out_mm": 1.5,
     "length_mm": 4.0,
     "unseen": 1.0,
+    "flat": 1.0,
 }
 """Figure -> its limit. Variance that the tissues do not explain; the head's sizes against the template's (logarithm);
 how far AC and PC are from where the whole brain puts them; how far planes and points move when a quarter of the image
-is left out; how far the distance of AC and PC is from the usual 27 mm; what is missing of the voxels near AC and PC."""
-_LENGTH_MM, _ENOUGH = 27.0, 1500.0
+is left out; how far the distance of AC and PC is from the usual 27 mm; what is missing of the voxels near AC and PC;
+whether they lie in too thin a layer, for one slice fits more than one pose."""
+_LENGTH_MM, _ENOUGH, _DEEP_MM = 27.0, 1500.0, 6.0
 _MARGIN_MM = 10.0
 
 
@@ -248,6 +250,7 @@ def evidence(pose: Pose, template: Template, marks: Landmarks) -> dict[str, floa
         "left_out_mm": max(shifted),
         "length_mm": abs(float(np.linalg.norm(marks.pc - marks.ac)) - _LENGTH_MM),
         "unseen": max(0.0, 1.5 - pose.seen / _ENOUGH),
+        "flat": _DEEP_MM / max(pose.depth_mm, 0.1),
     }
 
 

@@ -47,6 +47,8 @@ class Pose:
     """Variance explained by the best pose that is another one; 0: there was none."""
     seen: int
     """Voxels of about 2 mm that were seen near AC and PC, of both the one that was seen less."""
+    depth_mm: float
+    """Smallest standard deviation, along any direction, of the places of those voxels [mm]; 0 for one slice."""
 
 
 def gathered(images: Sequence[Image], *, seed: int = 0) -> Samples:
@@ -167,7 +169,13 @@ def refined(samples: Samples, template: Template, fit: Fit, *, second: float = 0
             for f, some in zip((fits.ac, fits.pc), near, strict=True)
         )
         parts.append(Fits(one, *pair))
-    return Pose(fits, tuple(parts), second, min(len(some) for some in near))
+    return Pose(fits, tuple(parts), second, min(len(some) for some in near), min(_depth_mm(some) for some in near))
+
+
+def _depth_mm(samples: Samples) -> float:
+    if len(samples) < _FEWEST:
+        return 0.0
+    return float(np.sqrt(max(np.linalg.eigvalsh(np.cov(samples.places_mm.T))[0], 0.0)))
 
 
 def _near(fit: Fit, samples: Samples, place: Floats, reach_mm: float) -> Samples:

@@ -103,6 +103,14 @@ def test_noise_gets_no_plan() -> None:
     assert "plan by hand" in made.verdict.advice
 
 
+def test_few_slices_of_a_head_get_no_plan() -> None:
+    image = head(MOTIONS[0], T1, grid=volume_grid())
+    for n in (1, 2):
+        grid = replace(image.grid.plane(31), shape=(n, *image.grid.shape[1:]))
+        made = planned([replace(image, data=image.data[31 : 31 + n], grid=grid)], "brain-acpc")
+        assert made.plan is None
+
+
 def test_ball_gets_no_plan() -> None:
     z, y, x = np.indices((40, 48, 48)) - np.array([20, 24, 24])[:, None, None, None]
     ball = (z**2 + y**2 + x**2 < 17**2).astype(np.float32)
