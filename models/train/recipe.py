@@ -20,6 +20,7 @@ RECIPES: dict[str, str] = {
     "ct_denoise": "models.train.ct_denoise:CtDenoise",
     "pet_denoise": "models.train.pet_denoise:PetDenoise",
     "mr_unrolled": "models.train.unrolled:UnrolledMr",
+    "mr_lowdose": "models.train.mr_lowdose:MrLowDose",
 }
 """Name -> ``module:Class``; the name is that of the card."""
 
