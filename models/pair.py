@@ -7,13 +7,14 @@ the noise, is what a network may fill in, and where ``d`` is nothing but noise t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import correlate1d, gaussian_filter, gaussian_gradient_magnitude, uniform_filter
 
 from acquisition.errors import ConfigError, DataError
+from models.consistency import Residual, residual
 from models.noise import level
 
 Floats = NDArray[np.float32]
@@ -101,6 +102,17 @@ class Pair:
         most = np.float32(1 / self.dose - 1) * np.maximum(self.smoothed() + noise, 0)
         return np.maximum(_blurred(missing, 1.0) - most, 0)
 
+    def residual(self, missing: Floats) -> Residual:
+        """Return what of the difference a filled-in enhancement (z, y, x) does not explain, in units of its noise."""
+        explained = missing / np.float32(self.factor)
+        return residual(self.difference, explained, np.float32(np.sqrt(2)) * self.noise)
+
+    @property
+    def middle(self) -> Pair:
+        """The middle slice alone."""
+        at = slice(len(self.low) // 2, len(self.low) // 2 + 1)
+        return replace(self, pre=self.pre[at], low=self.low[at], noise=self.noise[at])
+
     def planes(self) -> Floats:
         """Return what a network sees of each slice (z, channel, y, x), in units of the noise's level.
 
@@ -123,6 +135,14 @@ CHANNELS = SLICES + 7
 def tissue(image: NDArray) -> NDArray[np.bool_]:
     """Return where an image (z, y, x) shows something."""
     return np.asarray(image > _TISSUE * np.percentile(image, 99))
+
+
+def dosed(image: Floats, noise: Floats) -> Pair:
+    """Return a pair of 5 alike slices (y, x) whose upper half enhances by a twentieth: for comparing engines."""
+    low = np.repeat(image[None], SLICES, axis=0)
+    pre = low.copy()
+    pre[:, : image.shape[0] // 2] *= np.float32(0.95)
+    return Pair(pre=pre, low=low, noise=np.repeat(noise[None], SLICES, axis=0), dose=0.1, field_t=3.0)
 
 
 def noise_of_pair(pre: Floats, low: Floats) -> Floats:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import shift
 
 from models.train.anatomy import Lesions, draw, no_lesions, random_lesions
+from models.train.contrast import random_protocol
 from models.train.encode import cropped_kspace, image_of, reference_level, unfolding
 from models.train.enhance import Uptake, dose_series, enhanced, random_uptake
 from models.train.fields import smooth_field, texture
@@ -71,11 +72,17 @@ class Slab:
         """Return a square of the slab."""
         part = (..., slice(corner[0], corner[0] + side), slice(corner[1], corner[1] + side))
         names = ("pre", "low", "full", "tumour", "sigma")
-        return replace(self, **{name: getattr(self, name)[part] for name in names})  # type: ignore[arg-type]
+        return replace(self, **{name: getattr(self, name)[part] for name in names})
 
 
 def dose_slab(
-    head: Head, rng: np.random.Generator, spec: MrSpec = SPEC, *, n_slices: int = 5, lesions: float = 3.0
+    head: Head,
+    rng: np.random.Generator,
+    spec: MrSpec = SPEC,
+    *,
+    n_slices: int = 5,
+    lesions: float = 3.0,
+    earlier: str = "",
 ) -> Slab:
     """Draw a slab.
 
@@ -90,7 +97,9 @@ def dose_slab(
     n_slices
         Slices, without gaps.
     lesions
-        How many there are on average per 10 mm; 0: none at all.
+        How many there are on average per 8 mm; 0: none at all.
+    earlier
+        Another sequence of `contrast.PROTOCOLS` for the image before; empty: the same one.
     """
     middle = random_slice(head, spec, rng)
     voxel = spec.fine * middle.scene.plane.cell_mm
@@ -100,27 +109,32 @@ def dose_slab(
     back = (0.0, 0.0) if rng.random() < _UNMOVED else tuple(rng.uniform(-0.5, 0.5, 2).tolist())
     rest = rng.normal(0, [_REST_DEG] * 3 + [_REST_MM] * 3)
     away = rest[3:] - np.array(back) * voxel @ middle.scene.plane.directions[1:]
+    first_by = random_protocol(rng, name=earlier, field_t=middle.protocol.field_t) if earlier else middle.protocol
     states, parts = [], []
     for scene in _scenes(middle, head, rng, n_slices=n_slices, lesions=lesions):
         before = moved_scene(scene, rest[:3].tolist(), away.tolist())
-        first = magnetisation(before, middle.protocol, [enhanced(subject, uptake, 0.0)])
+        first = magnetisation(before, first_by, [enhanced(subject, uptake, 0.0)])
         later = dose_series(scene, middle.protocol, subject, uptake=uptake, doses=(dose, 1.0))
         states.append(_measured(np.concatenate([first, later]), middle, spec))
         parts.append(_measured(_tumour(scene)[None], None, spec)[0])
     pre, low, full = np.stack(states, axis=1) / reference_level(np.stack(states)[:, 0])
-    gain = np.exp(rng.normal(0, 0.004)) * (1 + 0.004 * smooth_field(spec.matrix, spec.matrix[0] / 3, rng))
-    sigma, _ = unfolding(middle.maps, int(rng.choice([1, 1, 2, 3])))
     return Slab(
-        pre=np.asarray(pre * gain, np.float32),
+        pre=np.asarray(pre * _gain(spec, rng), np.float32),
         low=low,
         full=full,
         tumour=np.stack(parts),
-        sigma=sigma,
+        sigma=unfolding(middle.maps, int(rng.choice([1, 1, 2, 3])))[0],
         back=(back[0], back[1]),
         dose=dose,
         field_t=middle.protocol.field_t,
         voxel_mm=(thickness, voxel, voxel),
     )
+
+
+def _gain(spec: MrSpec, rng: np.random.Generator) -> NDArray:
+    """Return what levelling leaves of the gain of the earlier image (y, x)."""
+    whole = np.exp(rng.normal(0, 0.004))
+    return np.asarray(whole * (1 + 0.004 * smooth_field(spec.matrix, spec.matrix[0] / 3, rng)))
 
 
 def _uptake(rng: np.random.Generator) -> Uptake:
@@ -134,9 +148,7 @@ def _uptake(rng: np.random.Generator) -> Uptake:
     return replace(uptake, full_mm=full)
 
 
-def _scenes(
-    middle: Slice, head: Head, rng: np.random.Generator, *, n_slices: int, lesions: float
-) -> list[Scene]:
+def _scenes(middle: Slice, head: Head, rng: np.random.Generator, *, n_slices: int, lesions: float) -> list[Scene]:
     """Return the scene of each slice."""
     plane = middle.scene.plane
     steps = (np.arange(n_slices) - (n_slices - 1) / 2) * plane.thickness_mm
@@ -158,7 +170,9 @@ def _scenes(
 def _joined(found: list[Lesions]) -> Lesions:
     if not found:
         return no_lesions()
-    parts = {name: np.concatenate([getattr(f, name) for f in found]) for name in ("middles", "inverse", "waves", "what")}
+    parts = {
+        name: np.concatenate([getattr(f, name) for f in found]) for name in ("middles", "inverse", "waves", "what")
+    }
     return Lesions(**parts)
 
 

@@ -125,7 +125,9 @@ class MrLowDose:
         number = int(chance.integers(self.kept))
         if number not in self._drawn:
             heads = self._sources["training"].heads
-            self._drawn[number] = dose_slab(heads[number % len(heads)], np.random.default_rng([11, number]), lesions=5.0)
+            self._drawn[number] = dose_slab(
+                heads[number % len(heads)], np.random.default_rng([11, number]), lesions=5.0
+            )
         whole = self._drawn[number]
         side = self.patch + 2 * _EDGE
         slab = whole.cut(_corner(whole, side, chance), side)
