@@ -16,13 +16,13 @@ from scipy.ndimage import shift
 from models.train.anatomy import Lesions, draw, no_lesions, random_lesions
 from models.train.contrast import random_protocol
 from models.train.encode import cropped_kspace, image_of, reference_level, unfolding
-from models.train.enhance import Uptake, dose_series, enhanced, random_uptake
+from models.train.enhance import Uptake, dose_series, random_uptake
 from models.train.fields import smooth_field, texture
 from models.train.labels import Head
 from models.train.motion import moved_scene
 from models.train.mr import T1_WEIGHTED, MrSpec, Slice, random_slice
 from models.train.scene import Scene, magnetisation
-from models.train.tissue import NAMES, NUMBER, tissues
+from models.train.tissue import NAMES, NUMBER, PARENCHYMA, tissues
 
 F32 = NDArray[np.float32]
 
@@ -33,6 +33,18 @@ DOSES = (0.08, 0.33)
 _UNMOVED, _UNENHANCED, _TIGHT = 0.25, 0.08, 0.15
 _TURN_MM = 6.0  # over which texture becomes another
 _LESION_MM = 8.0  # of the slab for one draw of lesions
+_BRAIN = (
+    *PARENCHYMA,
+    "csf",
+    "ventricle",
+    "choroid",
+    "tumour",
+    "oedema",
+    "necrosis",
+    "infarct",
+    "plaque",
+    "haemorrhage",
+)
 _REST_MM, _REST_DEG = 0.1, 0.08  # what registration leaves over, standard deviation
 
 
@@ -48,6 +60,8 @@ class Slab:
     """After all of it, where the head lay for `low` (z, y, x)."""
     tumour: F32
     """Part of each voxel that is enhancing lesion (z, y, x)."""
+    brain: F32
+    """Part of each voxel that is brain, its fluid and its lesions (z, y, x)."""
     sigma: F32
     """Noise relative to that of the whole scan (y, x)."""
     back: tuple[float, float]
@@ -71,7 +85,7 @@ class Slab:
     def cut(self, corner: tuple[int, int], side: int) -> Slab:
         """Return a square of the slab."""
         part = (..., slice(corner[0], corner[0] + side), slice(corner[1], corner[1] + side))
-        names = ("pre", "low", "full", "tumour", "sigma")
+        names = ("pre", "low", "full", "tumour", "brain", "sigma")
         return replace(self, **{name: getattr(self, name)[part] for name in names})
 
 
@@ -102,33 +116,41 @@ def dose_slab(
         Another sequence of `contrast.PROTOCOLS` for the image before; empty: the same one.
     """
     middle = random_slice(head, spec, rng)
-    voxel = spec.fine * middle.scene.plane.cell_mm
-    thickness = middle.scene.plane.thickness_mm
+    plane, voxel = middle.scene.plane, spec.fine * middle.scene.plane.cell_mm
     subject, uptake = tissues(middle.protocol.field_t, rng), _uptake(rng)
     dose = float(rng.choice([0.1, 0.1, 0.1, rng.uniform(*DOSES)]))
-    back = (0.0, 0.0) if rng.random() < _UNMOVED else tuple(rng.uniform(-0.5, 0.5, 2).tolist())
-    rest = rng.normal(0, [_REST_DEG] * 3 + [_REST_MM] * 3)
-    away = rest[3:] - np.array(back) * voxel @ middle.scene.plane.directions[1:]
+    back, turn_deg, away_mm = _motion(plane.directions[1:], voxel, rng)
     first_by = random_protocol(rng, name=earlier, field_t=middle.protocol.field_t) if earlier else middle.protocol
     states, parts = [], []
     for scene in _scenes(middle, head, rng, n_slices=n_slices, lesions=lesions):
-        before = moved_scene(scene, rest[:3].tolist(), away.tolist())
-        first = magnetisation(before, first_by, [enhanced(subject, uptake, 0.0)])
+        first = magnetisation(moved_scene(scene, turn_deg, away_mm), first_by, [subject])
         later = dose_series(scene, middle.protocol, subject, uptake=uptake, doses=(dose, 1.0))
         states.append(_measured(np.concatenate([first, later]), middle, spec))
-        parts.append(_measured(_tumour(scene)[None], None, spec)[0])
+        parts.append(_measured(_parts(scene), None, spec))
     pre, low, full = np.stack(states, axis=1) / reference_level(np.stack(states)[:, 0])
     return Slab(
         pre=np.asarray(pre * _gain(spec, rng), np.float32),
         low=low,
         full=full,
-        tumour=np.stack(parts),
+        tumour=np.stack(parts)[:, 0],
+        brain=np.stack(parts)[:, 1],
         sigma=unfolding(middle.maps, int(rng.choice([1, 1, 2, 3])))[0],
-        back=(back[0], back[1]),
+        back=back,
         dose=dose,
         field_t=middle.protocol.field_t,
-        voxel_mm=(thickness, voxel, voxel),
+        voxel_mm=(plane.thickness_mm, voxel, voxel),
     )
+
+
+def _motion(
+    in_plane: NDArray, voxel_mm: float, rng: np.random.Generator
+) -> tuple[tuple[float, float], list[float], list[float]]:
+    """Return how far an image has to be moved back (y, x) [voxels]; the head's turn [degrees] and shift [mm], which
+    are that and what registration leaves over."""
+    unmoved = rng.random() < _UNMOVED
+    y, x = (0.0, 0.0) if unmoved else rng.uniform(-0.5, 0.5, 2).tolist()
+    rest = rng.normal(0, [_REST_DEG] * 3 + [_REST_MM] * 3)
+    return (y, x), rest[:3].tolist(), (rest[3:] - np.array([y, x]) * voxel_mm @ in_plane).tolist()
 
 
 def _gain(spec: MrSpec, rng: np.random.Generator) -> NDArray:
@@ -176,11 +198,12 @@ def _joined(found: list[Lesions]) -> Lesions:
     return Lesions(**parts)
 
 
-def _tumour(scene: Scene) -> F32:
-    """Return the part of each fine cell that is enhancing lesion (y, x)."""
-    values = np.zeros((len(NAMES), 1), np.float32)
-    values[NUMBER["tumour"]] = 1
-    return draw(scene.head, scene.plane, values, lesions=scene.lesions)[0]
+def _parts(scene: Scene) -> F32:
+    """Return which part of each fine cell is enhancing lesion, and which is brain (2, y, x)."""
+    values = np.zeros((len(NAMES), 2), np.float32)
+    values[NUMBER["tumour"], 0] = 1
+    values[[NUMBER[name] for name in _BRAIN], 1] = 1
+    return draw(scene.head, scene.plane, values, lesions=scene.lesions)
 
 
 def _measured(images: NDArray, under: Slice | None, spec: MrSpec) -> F32:

@@ -14,10 +14,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.pair import SLICES, Pair, noise_of_pair, remaining, tissue
+from models.train import simulated
 from models.train.dataset import Source
-from models.train.doses import DOSES, Slab, dose_slab
+from models.train.doses import DOSES, SPEC, Slab, dose_slab
+from models.train.mr import MrSpec
 from models.train.recipe import Case, Setting, Split
-from models.train.simulated import source_of, used
+from models.train.simulated import used
 
 _SNR = (10.0, 90.0)
 _EDGE = 6  # pixels around a patch that filters need
@@ -37,6 +39,8 @@ class MrLowDose:
     adversarial: what is not in the data is not to be invented for the sake of looks.
     """
 
+    spec: MrSpec = SPEC
+    """What is drawn."""
     kept: int = 240
     """Slabs that are drawn once and kept; patches are cut from them, each with noise of its own."""
     patch: int = 64
@@ -107,7 +111,7 @@ class MrLowDose:
         heads = self._sources[split].heads
         for number in range(n):
             chance = np.random.default_rng([7, _SPLITS.index(split), number])
-            slab = dose_slab(heads[int(chance.integers(len(heads)))], chance)
+            slab = dose_slab(heads[int(chance.integers(len(heads)))], chance, self.spec)
             snr = _log_uniform(chance, _SNR)
             pair = pair_of(slab, snr, chance)
             low = pair.low[_MIDDLE]
@@ -115,7 +119,7 @@ class MrLowDose:
 
     @cached_property
     def _sources(self) -> dict[Split, Source]:
-        return {split: source_of(split) for split in _SPLITS}
+        return {split: simulated.source_of(split) for split in _SPLITS}
 
     @cached_property
     def _drawn(self) -> dict[int, Slab]:
@@ -125,9 +129,8 @@ class MrLowDose:
         number = int(chance.integers(self.kept))
         if number not in self._drawn:
             heads = self._sources["training"].heads
-            self._drawn[number] = dose_slab(
-                heads[number % len(heads)], np.random.default_rng([11, number]), lesions=5.0
-            )
+            head, rng = heads[number % len(heads)], np.random.default_rng([11, number])
+            self._drawn[number] = dose_slab(head, rng, self.spec, lesions=5.0)
         whole = self._drawn[number]
         side = self.patch + 2 * _EDGE
         slab = whole.cut(_corner(whole, side, chance), side)
