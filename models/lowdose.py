@@ -166,7 +166,7 @@ class LowDose(Enhance):
 
 def supported(pair: Pair, missing: Floats, grid: Grid, *, check: str) -> Verdict:
     """Return whether the measured difference supports all that was filled in (z, y, x), and where it does not."""
-    pieces = unsupported_pieces(pair, missing, grid)
+    pieces = unsupported_pieces(pair, missing, grid.spacing_mm)
     if not pieces:
         return Verdict(
             check=f"{check}.support",
@@ -175,7 +175,7 @@ def supported(pair: Pair, missing: Floats, grid: Grid, *, check: str) -> Verdict
             value=0.0,
             unit="places",
         )
-    named = "; ".join(f"({x:.0f}, {y:.0f}, {z:.0f})" for (x, y, z), _ in pieces[:_NAMED])
+    named = "; ".join("({:.0f}, {:.0f}, {:.0f})".format(*grid.world(at)) for at, _ in pieces[:_NAMED])
     return Verdict(
         check=f"{check}.support",
         level=Level.FLAG,
@@ -187,16 +187,18 @@ def supported(pair: Pair, missing: Floats, grid: Grid, *, check: str) -> Verdict
     )
 
 
-def unsupported_pieces(pair: Pair, missing: Floats, grid: Grid) -> list[tuple[tuple[float, float, float], float]]:
-    """Return the middle [mm] and volume [mm3] of each piece of unsupported enhancement as large as a ball of 3 mm,
-    the largest first."""
+def unsupported_pieces(
+    pair: Pair, missing: Floats, voxel_mm: tuple[float, ...]
+) -> list[tuple[tuple[float, ...], float]]:
+    """Return the middle (z, y, x) [voxels] and volume [mm3] of each piece of unsupported enhancement as large as a
+    ball of 3 mm, the largest first."""
     found = pair.unsupported(missing) > _VISIBLE * pair.noise
     pieces, n = label(found)
-    voxel = float(np.prod(grid.spacing_mm))
+    voxel = float(np.prod(voxel_mm))
     least = np.pi / 6 * _BALL_MM**3
     sizes = np.bincount(pieces.ravel(), minlength=n + 1)[1:] * voxel
     large = [int(k) + 1 for k in np.argsort(-sizes) if sizes[k] >= least]
-    return [(grid.world(center_of_mass(found, pieces, k)), float(sizes[k - 1])) for k in large]
+    return [(center_of_mass(found, pieces, k), float(sizes[k - 1])) for k in large]
 
 
 __all__ = ["Fit", "LowDose", "supported", "unsupported_pieces"]

@@ -56,8 +56,9 @@ class Predictor(Estimator):
     def solved(self, pair: Pair) -> Estimate:
         """Return the full-dose image of the middle slice (y, x), as `Estimator.estimate` does."""
         middle = len(pair.low) // 2
-        found = self.missing(pair)
-        return Estimate(pair.low[middle] + found.data[middle], found.spread[middle])
+        unit = np.float32(level(pair.noise) or 1.0)
+        added, spread = (unit * part for part in self._slice(pair.planes()[middle]))
+        return Estimate(pair.low[middle] + np.clip(added, 0, pair.bound()[middle]), spread)
 
     def _slice(self, stack: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         self.prepare(stack.shape[1:])

@@ -104,10 +104,8 @@ def dose_slab(
     ----------
     head
         The anatomy.
-    rng
-        Draws everything.
-    spec
-        Matrix, sequences, field of view, thickness.
+    rng, spec
+        Draws everything; matrix, sequences, field of view, thickness.
     n_slices
         Slices, without gaps.
     lesions
