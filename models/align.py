@@ -72,13 +72,13 @@ class Limits:
     """Largest motion left after registration [mm]."""
     overlap: float = 0.85
     """Smallest part of the tissue that both show."""
-    alike: float = 0.975
+    alike: float = 0.97
     """Smallest correlation."""
     uneven: float = 0.08
     """Largest spread of the gain."""
-    uptake: tuple[float, float] = (0.5, 5.5)
+    uptake: tuple[float, float] = (0.1, 5.5)
     """Strongest enhancement, extrapolated to full dose, over the tissue's brightness."""
-    order: float = 1.1
+    order: float = 0.85
     """Largest loss over gain of signal."""
 
 
