@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from acquisition.geometry import Grid, Vector
 from acquisition.pet_frame import Movement as Movement
 from acquisition.pet_frame import TimeFrame as TimeFrame
+from acquisition.slice_plan import SlicePlan as SlicePlan
 from acquisition.verdict import Verdict
 
 COUNTERS = ("k1", "k2", "average", "slice", "contrast", "phase", "repetition", "set", "segment")
@@ -355,30 +356,6 @@ class Image:
     def with_verdicts(self, *verdicts: Verdict) -> Image:
         """Return the image with `verdicts` appended."""
         return replace(self, verdicts=(*self.verdicts, *verdicts))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SlicePlan:
-    """Position and orientation of the next series, in patient coordinates."""
-
-    name: str
-    """What is prescribed, e.g. brain-acpc."""
-    centre_mm: Vector
-    """Centre of the slab, LPS [mm]."""
-    normal: Vector
-    """Unit slice normal, LPS."""
-    in_plane: Vector
-    """Unit vector of the readout direction, LPS."""
-    fov_mm: tuple[float, float]
-    """Field of view (y, x) [mm]."""
-    n_slices: int
-    """Number of slices."""
-    slice_distance_mm: float
-    """Distance of slice centres [mm]."""
-    landmarks_mm: Mapping[str, Vector] = field(default_factory=dict)
-    """Landmarks it rests on, LPS [mm]."""
-    confidence: float = 0.0
-    """0 ... 1."""
 
 
 Item = object

@@ -22,9 +22,13 @@ COMMANDS: dict[str, str] = {
     "serve": "reconstruct what scanners send, deliver it to archives",
     "send": "send a raw data file to a server as a scanner does",
     "reconstruct": "reconstruct a raw data file into DICOM",
+    "check": "is this series usable? raw data, DICOM or NIfTI",
+    "answer": "say the last word on a scan: accept, repeat, reject",
     "protocols": "list, show, validate protocols; explain the choice for a file",
     "models": "list, check, train and measure the networks",
     "quality": "measure the image quality of a CT or PET series of a test object",
+    "keys": "make the keys of one end of the raw stream",
+    "openrecon": "write the recipe of a container for OpenRecon (untested on a scanner)",
     "doctor": "check this computer, ports, archives",
 }
 """Names and one line each; the module is ``integration.commands.NAME``."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from acquisition.errors import SetupError
 from acquisition.scan import Scan
@@ -20,6 +20,9 @@ from acquisition.sources.phantom.mri import Simulation
 from acquisition.verdict import Verdict
 from integration.doors.mrd_client import Arrival, MrdClient
 from integration.doors.request import AUTO
+
+if TYPE_CHECKING:
+    from integration.service import Service
 
 ARCHIVE = "ISOARCHIVE"
 _START_S, _STOP_S, _DELIVERY_S, _LOOK_S = 60.0, 15.0, 60.0, 0.05
@@ -37,6 +40,10 @@ class House:
     """Folder of the archive's DICOM files."""
     archive_port: int
     """Port of the archive."""
+    service: Service | None = None
+    """The service, where it runs in this process and takes all exams."""
+    mri_protocol: str = ""
+    """What the MRI exam asks for; empty: the router chooses."""
 
     @property
     def page(self) -> str:
@@ -78,10 +85,8 @@ def house(folder: Path) -> Iterator[House]:
     SetupError
         One of them does not start; its log says why.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        module = ["integration.dicom.archive", "--dir", str(folder / "archive"), "--port", "0", "--exit-with-parent"]
-        port = stack.enter_context(running(folder, "archive", module))["port"]
+        port = stack.enter_context(archive(folder))
         module = ["integration", "serve", "--mrd-port", "0", "--http-port", "0", "--data", str(folder / "service")]
         ready = stack.enter_context(running(folder, "service", [*module, "--archive", f"127.0.0.1:{port}:{ARCHIVE}"]))
         yield House(
@@ -90,6 +95,21 @@ def house(folder: Path) -> Iterator[House]:
             archive=folder / "archive",
             archive_port=port,
         )
+
+
+@contextmanager
+def archive(folder: Path) -> Iterator[int]:
+    """Start an archive on a free port of the loopback, its files in `folder`; give the port.
+
+    Raises
+    ------
+    SetupError
+        It does not start; its log says why.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    module = ["integration.dicom.archive", "--dir", str(folder / "archive"), "--port", "0", "--exit-with-parent"]
+    with running(folder, "archive", module) as ready:
+        yield ready["port"]
 
 
 @contextmanager
@@ -151,7 +171,7 @@ def mri_exam(
     tell(f"{scan.protocol_name}: {n} readouts of {scan.equipment.n_coils} coils, {seconds:.0f} s")
     before = {row["job"] for row in place.ask("exams")["exams"]}
     with MrdClient("127.0.0.1", place.mrd_port, on_event=lambda event: tell(_line(event))) as client:
-        answer = client.send(scan, readouts, config=AUTO, speed=speed)
+        answer = client.send(scan, readouts, config=place.mri_protocol or AUTO, speed=speed)
     jobs = [row["job"] for row in place.ask("exams")["exams"] if row["job"] not in before]
     row: Any = delivered(place, jobs[0]) if jobs else {"deliveries": [], "verdicts": [], "latency_ms": {}}
     found = [verdict for image in answer.images for verdict in image.verdicts]

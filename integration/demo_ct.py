@@ -1,6 +1,6 @@
 """The CT part of the demonstration: slices reach the archive while the virtual gantry still turns.
 
-There is no raw stream for CT yet, so views come from within the process; see `demo_feed`.
+Views come from within the process, or through the service's raw stream; see `demo_feed`.
 """
 
 from __future__ import annotations

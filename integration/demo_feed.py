@@ -1,7 +1,7 @@
-"""What the exams of the demonstration without a raw stream share: a scanner that keeps its pace, and who watches it.
+"""What the exams of the demonstration without MRD share: a scanner that keeps its pace, and who watches it.
 
-The scanner's data come from within the process; from the session on, everything is the service's own: protocol by the
-header, gate, journal, spool, sender process.
+The scanner's data come from within the process, or where the service has a raw stream, through that; from the session
+on, everything is the service's own: protocol by the header, gate, journal, spool, sender process.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from integration.demo import ARCHIVE, House, delivered
 from integration.doors.incoming import Incoming
 from integration.doors.mailbox import Mailbox
 from integration.doors.request import AUTO
+from integration.doors.stream.client import StreamClient
+from integration.doors.stream.messages import Line, Opened, Returned
 from integration.house import new_job
 from integration.protocol import Library
 from integration.rooms import rooms
@@ -32,6 +34,7 @@ Tell = Callable[[str], None]
 Watch = Callable[[Image, int], str]
 """Puts an image that has been made, and how many objects the archive has, into words; empty: nothing to tell."""
 
+_RING_BYTES = 64 << 20
 NAME = "archive"
 """The archive's name among the destinations."""
 
@@ -83,8 +86,10 @@ class Followed:
 
 
 @contextmanager
-def serving(place: House, folder: str) -> Iterator[tuple[House, Service]]:
+def serving(place: House, folder: str, *, stream_port: int | None = None) -> Iterator[tuple[House, Service]]:
     """Run a service of our own beside the house's archive; give the house with this one's status page.
+
+    A house whose service runs in this process takes the exam itself.
 
     Parameters
     ----------
@@ -92,9 +97,15 @@ def serving(place: House, folder: str) -> Iterator[tuple[House, Service]]:
         Where the archive is.
     folder
         Name of the service's folder.
+    stream_port
+        Port of its raw stream; 0: a free one, None: it has none, and scans come from within the process.
     """
+    if place.service is not None:
+        yield place, place.service
+        return
     archive = Destination(name=NAME, host="127.0.0.1", port=place.archive_port, ae_title=ARCHIVE)
-    plan = Plan(data=place.archive.parent / folder, mrd_port=0, http_port=0, destinations=(archive,))
+    data = place.archive.parent / folder
+    plan = Plan(data=data, mrd_port=0, http_port=0, stream_port=stream_port, destinations=(archive,))
     with Service(plan, rooms(Library())) as service:
         yield replace(place, http_port=service.http_port or 0), service
 
@@ -122,7 +133,7 @@ def follow(place: House, service: Service, measured: Measured, *, speed: float, 
     machine.start()
     tell(f"the scanner runs; status page {place.page}")
     try:
-        service.house.take(console.job, machine.box, source=measured.source, peer=console)
+        _deliver(service, machine, console, source=measured.source)
     finally:
         machine.stop()
     row = delivered(place, console.job)
@@ -135,6 +146,16 @@ def follow(place: House, service: Service, measured: Measured, *, speed: float, 
         ended_s=machine.ended_s,
         archived=[m for m in moments if NAME in m.archived_s],
     )
+
+
+def _deliver(service: Service, machine: Gantry, console: Console, *, source: str) -> None:
+    """Let the service take what the scanner delivers, through its raw stream if it has one."""
+    if service.stream_port is None:
+        service.house.take(console.job, machine.box, source=source, peer=console)
+        return
+    address = f"tcp://127.0.0.1:{service.stream_port}"
+    with StreamClient(address, ring_bytes=_RING_BYTES, on_answer=console.hear) as client:
+        client.send(machine.box)
 
 
 class Gantry(threading.Thread):
@@ -225,6 +246,16 @@ class Console:
         self._tell(f"{level}: {line}")
         if level == "ERROR":
             self.troubles.append(line)
+
+    def hear(self, message: Opened | Returned | Line | object) -> None:
+        """Take what the raw stream says."""
+        match message:
+            case Opened(job=job):
+                self.job = job
+            case Returned(image=image):
+                self.image(image)
+            case Line(level=level, text=line):
+                self.text(level, line)
 
     def _archived(self) -> int:
         return sum(d.sent_at is not None for d in self._service.console.deliveries(self.job))

@@ -1,7 +1,7 @@
 """The PET part of the demonstration: a picture each second while a torso is counted, a shift that is caught, Bq/mL.
 
-Two lanes: previews, which are not quantitative, and the final image with all corrections. There is no raw stream for
-PET yet, so events come from within the process; see `demo_feed`.
+Two lanes: previews, which are not quantitative, and the final image with all corrections. Events come from within the
+process, or through the service's raw stream; see `demo_feed`.
 """
 
 from __future__ import annotations

@@ -111,7 +111,8 @@ def _protocols(settings: Settings) -> Finding:
 
 
 def _ports(settings: Settings) -> Iterator[Finding]:
-    for name, port in (("scanner port", settings.mrd_port), ("status page", settings.http_port)):
+    ports = (settings.mrd_port, settings.http_port, settings.stream_port)
+    for name, port in zip(("scanner port", "status page", "raw stream"), ports, strict=True):
         if not port:
             continue
         try:

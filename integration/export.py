@@ -18,9 +18,13 @@ from integration.delivery.rows import Instance
 from integration.delivery.spool import Spool, digest, write_durably
 from integration.dicom.common import DicomInstance
 from integration.dicom.ct import CtSeries
+from integration.dicom.document import Reference
 from integration.dicom.enhanced_ct import enhanced_ct
 from integration.dicom.mr import MrSeries
 from integration.dicom.pet import PetSeries
+from integration.dicom.report import Findings, report
+from integration.gate import Findings as Worst
+from integration.gate import decide, holds
 
 _LOG = logging.getLogger(__name__)
 
@@ -114,12 +118,23 @@ class SpoolExporter:
         The archives. One that takes Enhanced CT gets one object for each series in HU, when the scan is over.
     scan, job
         What is exported.
+    reports
+        Folder for the scan's report, of which an answer is made later; None: it is not kept.
     """
 
     def __init__(
-        self, spool: Spool, journal: Journal, *, destinations: Sequence[Destination], scan: Scan, job: str
+        self,
+        spool: Spool,
+        journal: Journal,
+        *,
+        destinations: Sequence[Destination],
+        scan: Scan,
+        job: str,
+        reports: Path | None = None,
     ) -> None:
-        self._spool, self._journal, self._scan, self._job = spool, journal, scan, job
+        self._spool, self._journal, self._scan, self._job, self._reports = spool, journal, scan, job, reports
+        self._reported = [d.name for d in destinations if d.verdicts == "report"]
+        self._sent: list[Reference] = []
         whole = [d.name for d in destinations if scan.modality == "CT" and d.ct_objects == "enhanced"]
         self._all, self._whole = [d.name for d in destinations], whole
         self._series = series_of(scan, job)
@@ -128,26 +143,38 @@ class SpoolExporter:
     def send(self, image: Image) -> Receipt:
         """Write, then queue: what lies in the spool unqueued is found again at the next start.
 
+        An image that the gate holds waits in the spool for a person's answer.
+
         Raises
         ------
         StorageFullError
             The disk is nearly full.
         """
         made = self._series.instances(image)
+        if holds(image):
+            return _receipt(made, [self._wait(instance) for instance in made])
+        self._sent += [Reference(m.sop_class_uid, m.sop_instance_uid, m.series_uid) for m in made]
         later = self._whole if image.unit == "HU" else []
         rows = [self._queue(instance, [name for name in self._all if name not in later]) for instance in made]
         if later:
             self._kept.setdefault(image.output, []).append((image, rows))
         return _receipt(made, [Path(row.path) for row in rows])
 
-    def finish(self) -> None:
-        """The scan is over: queue what is one object per series; slices that cannot be one go as they are.
+    def finish(self, verdicts: Sequence[Verdict] = ()) -> None:
+        """The scan is over: queue what is one object per series, and the report of all that was found.
+
+        Slices that cannot be one object go as they are.
 
         Raises
         ------
         StorageFullError
             The disk is nearly full.
         """
+        self._finish_series()
+        if self._sent:
+            self._report(verdicts)
+
+    def _finish_series(self) -> None:
         kept, self._kept = self._kept, {}
         for output, pairs in kept.items():
             try:
@@ -158,21 +185,54 @@ class SpoolExporter:
                     for row in rows:
                         self._journal.queue(row, self._whole)
 
+    def _report(self, verdicts: Sequence[Verdict]) -> None:
+        made = report_of(self._scan, self._job, verdicts, self._sent)
+        if self._reports is not None:
+            self._reports.mkdir(parents=True, exist_ok=True)
+            write_durably(self._reports / f"{self._job}.dcm", made.data)
+        if self._reported:
+            self._queue(made, self._reported)
+
+    def _wait(self, made: DicomInstance) -> Path:
+        """Keep an object that goes nowhere until somebody accepts it."""
+        row = self._queue(made, [])
+        if not self._journal.answers.of(self._job):  # a scan that is played again: the answer stands
+            self._journal.answers.hold(row.sop_uid, self._job)
+        return Path(row.path)
+
     def _queue(self, made: DicomInstance, destinations: Sequence[str]) -> Instance:
-        path = self._spool.write(made.sop_instance_uid, made.data)
-        row = Instance(
-            sop_uid=made.sop_instance_uid,
-            job=self._job,
-            series_uid=made.series_uid,
-            study_uid=made.study_uid,
-            sop_class=made.sop_class_uid,
-            path=str(path),
-            sha256=digest(made.data),
-            size=len(made.data),
-            description=made.description,
-        )
-        self._journal.queue(row, destinations)
-        return row
+        return queued(made, self._job, spool=self._spool, journal=self._journal, destinations=destinations)
+
+
+def report_of(scan: Scan, job: str, verdicts: Sequence[Verdict], images: Sequence[Reference]) -> DicomInstance:
+    """Return the report of a scan's verdicts, the gate's decision first."""
+    decision = decide(verdicts)
+    first = Verdict(check="decision", level=decision.level, advice=decision.text)
+    return report(scan, job, Findings(decision=first, verdicts=Worst(verdicts).worst(), images=images))
+
+
+def queued(made: DicomInstance, job: str, *, spool: Spool, journal: Journal, destinations: Sequence[str]) -> Instance:
+    """Write an object into the spool and queue it; return its row in the journal.
+
+    Raises
+    ------
+    StorageFullError
+        The disk is nearly full.
+    """
+    path = spool.write(made.sop_instance_uid, made.data)
+    row = Instance(
+        sop_uid=made.sop_instance_uid,
+        job=job,
+        series_uid=made.series_uid,
+        study_uid=made.study_uid,
+        sop_class=made.sop_class_uid,
+        path=str(path),
+        sha256=digest(made.data),
+        size=len(made.data),
+        description=made.description,
+    )
+    journal.queue(row, destinations)
+    return row
 
 
 def _receipt(made: Sequence[DicomInstance], paths: Sequence[Path]) -> Receipt:

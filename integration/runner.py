@@ -1,18 +1,23 @@
-"""One scan through one protocol: Steps opened, fed, closed; images stamped with their origin, held at the gate."""
+"""One scan through one protocol: Steps opened, fed, closed; images stamped with their origin, judged at the gate.
+
+Images that the gate holds come out, too: who takes them asks `gate.holds`.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 
-from acquisition.items import Events, Histogram, Image, Item, Projections, Readouts, Waveform
+from acquisition.items import Events, Histogram, Image, Item, Projections, Readouts, SlicePlan, Waveform
 from acquisition.scan import Scan
 from acquisition.stream import Chain
 from acquisition.verdict import Level, Verdict
 from integration.dicom.common import PRODUCT, software_version
 from integration.gate import Gate
 from integration.protocol import Protocol
+from integration.schedule.aside import Aside
 
 _MOST_VERDICTS = 200
 
@@ -42,12 +47,16 @@ class Run:
         Its header.
     protocol
         What to do.
+    aside
+        Runs its networks beside it; None: they are Steps like the others.
     """
 
-    def __init__(self, scan: Scan, protocol: Protocol) -> None:
-        self.scan, self.protocol = scan, protocol
-        self._chain = Chain(protocol.build())
+    def __init__(self, scan: Scan, protocol: Protocol, aside: Aside | None = None) -> None:
+        self.scan, self.protocol, self._aside = scan, protocol, aside
+        self._chain = Chain(protocol.build() if aside is None else aside.around(protocol.build()))
         self._gate = Gate()
+        self.plans: list[SlicePlan] = []
+        """Where the next series shall go."""
         self._found: list[Verdict] = list(scan.verdicts)
         self._unused: Counter[str] = Counter()
         self._images: Counter[str] = Counter()
@@ -72,16 +81,19 @@ class Run:
             self._delayeds += len(item.delayeds)
         elif isinstance(item, Histogram):
             self._prompts += round(float(item.counts.sum(dtype=float)))
-        return self._out(self._chain.feed(item))
+        late = () if self._aside is None else self._aside.ready()
+        return self._out(chain(self._chain.feed(item), late))
 
     def close(self) -> Iterator[Image]:
         """The scan is over: give the rest."""
-        return self._out(self._chain.close())
+        late = () if self._aside is None else self._aside.close()
+        return self._out(chain(self._chain.close(), late))
 
     @property
     def verdicts(self) -> list[Verdict]:
         """Findings that belong to the scan, not to one image; the most severe are never crowded out."""
-        found = [*self._found, *self._gate.verdicts(), *self._wasted()]
+        beside = () if self._aside is None else tuple(v for v in self._aside.verdicts if v not in self._found)
+        found = [*self._found, *beside, *self._gate.verdicts(), *self._wasted()]
         severe = sorted(found, key=lambda v: v.level is Level.PASS)
         return severe[:_MOST_VERDICTS]
 
@@ -102,9 +114,11 @@ class Run:
                 image = self._stamped(item)
                 if self._gate.passes(image):
                     self._images[image.output] += 1
-                    yield image
+                yield image
             elif isinstance(item, Verdict):
                 self._found.append(item)
+            elif isinstance(item, SlicePlan):
+                self.plans.append(item)
             elif not isinstance(item, Waveform):
                 self._unused[type(item).__name__] += 1
 

@@ -20,14 +20,19 @@ from pathlib import Path
 from typing import IO
 
 from acquisition.errors import IsocenterError, SetupError
+from integration.answers import Counter, Outcome, tidy
+from integration.console.gallery import Gallery
+from integration.delivery.answers import Answer
 from integration.delivery.destination import Destination
 from integration.delivery.journal import Journal
 from integration.delivery.sender import SenderProcess
 from integration.delivery.spool import Spool
 from integration.doors.http import StatusPage
-from integration.doors.mrd_call import CallLimits
+from integration.doors.mrd_call import Call, CallLimits
 from integration.doors.mrd_server import MrdServer
-from integration.house import Hooks, House
+from integration.doors.stream.call import StreamCall
+from integration.doors.stream.server import Keys, StreamServer
+from integration.house import Hooks, House, new_job
 from integration.recorder import Recorder
 
 LOG = logging.getLogger(__name__)
@@ -48,6 +53,10 @@ class Plan:
     """Port for scanners; 0: a free one."""
     http_port: int | None = 8080
     """Port of the status page; 0: a free one, None: no page."""
+    stream_port: int | None = None
+    """Port of the raw stream; 0: a free one, None: no such door."""
+    stream_keys: Keys | None = None
+    """CURVE keys of the raw stream; None: it opens on the loopback address only."""
     destinations: tuple[Destination, ...] = ()
     """Where images go."""
     limits: CallLimits = field(default_factory=CallLimits)
@@ -56,8 +65,12 @@ class Plan:
     """Space that is left free on the disk [bytes]."""
     retention_s: float = 7 * 86400.0
     """How long recordings are kept whose images no archive vouches for [s]."""
+    workers: int = 0
+    """Processes that run networks beside the conventional reconstruction; 0: they run in the scan's own thread."""
     drain_s: float = 30.0
     """How long running scans may go on when the service is stopped [s]."""
+    picture_bytes: int = 0
+    """Memory for the pictures of the console page [bytes]; 0: no console, only the status page."""
 
 
 Rooms = Callable[[Plan, Journal, Spool], Hooks]
@@ -90,10 +103,17 @@ class Service:
         self.journal = Journal(plan.data / "journal.sqlite")
         self.console = Journal(plan.data / "journal.sqlite")  # its own connection: looking never delays an image
         self.recorder = Recorder(plan.data / "raw", self.spool)
+        self.counter = Counter(plan.data, self.console, self.spool, destinations=plan.destinations)
         hooks = rooms(plan, self.journal, self.spool)
         self.sender = SenderProcess(plan.data, plan.destinations)
-        self.house = House(self.journal, self.recorder, _waking(hooks, self.sender))
-        self.server = MrdServer(self.house.attend, plan.limits)
+        gallery = Gallery(plan.picture_bytes)
+        self.house = House(self.journal, self.recorder, _waking(hooks, self.sender), gallery=gallery)
+        self.server = MrdServer(self._attend, plan.limits)
+        self.stream = (
+            None
+            if plan.stream_port is None
+            else StreamServer(self._hear, new_job, limits=plan.limits, keys=plan.stream_keys)
+        )
         self.page = None if plan.http_port is None else StatusPage(self)
         self._recovery = threading.Thread(target=self.house.recover, name="recovery", daemon=True)
 
@@ -101,6 +121,11 @@ class Service:
     def mrd_port(self) -> int:
         """Port at which scanners are heard."""
         return self.server.port
+
+    @property
+    def stream_port(self) -> int | None:
+        """Port of the raw stream."""
+        return None if self.stream is None else self.stream.port
 
     @property
     def http_port(self) -> int | None:
@@ -125,6 +150,9 @@ class Service:
                 self.page.start(self.plan.host, self.plan.http_port or 0)
                 undo.callback(self.page.stop)
             self.server.start(self.plan.host, self.plan.mrd_port)
+            if self.stream is not None:
+                undo.callback(self.server.stop, 0.0)
+                self.stream.start(self.plan.host, self.plan.stream_port or 0)
             self._recovery.start()
             undo.pop_all()
         LOG.info("listening for scanners at %s:%d, data in %s", self.plan.host, self.mrd_port, self.plan.data)
@@ -138,6 +166,7 @@ class Service:
         """Remove recordings that have served."""
         try:
             gone = self.recorder.tidy(self.console, retention_s=self.plan.retention_s)
+            tidy(self.plan.data, retention_s=self.plan.retention_s)
         except (IsocenterError, OSError):
             LOG.exception("recordings cannot be tidied for now")
             return
@@ -148,6 +177,8 @@ class Service:
         """Let running scans end, export what they made, then stop everything."""
         LOG.info("stopping; running scans may end within %.0f s", self.plan.drain_s)
         self.server.stop(self.plan.drain_s)
+        if self.stream is not None:
+            self.stream.stop(self.plan.drain_s)
         self._recovery.join(self.plan.drain_s)
         self.house.close()
         if self.page is not None:
@@ -161,6 +192,8 @@ class Service:
         found = []
         if not self.server.listening:
             found.append("the MRD door is closed")
+        if self.stream is not None and not self.stream.listening:
+            found.append("the raw stream is closed")
         if not self.sender.alive:
             found.append("the sender process is not running")
         try:
@@ -175,12 +208,32 @@ class Service:
         self.sender.probe()
         return n
 
+    def answer(self, answer: Answer) -> Outcome:
+        """Write down a person's answer to a scan and do what follows.
+
+        Raises
+        ------
+        ConfigError
+            There is no such scan, it is not over, or nobody signs.
+        """
+        outcome = self.counter.give(answer)
+        self.sender.wake()
+        return outcome
+
     def __enter__(self) -> Service:
         self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    def _attend(self, call: Call) -> None:
+        """Take one scan over MRD."""
+        self.house.attend(call)
+
+    def _hear(self, call: StreamCall) -> None:
+        """Take one scan from the raw stream."""
+        call.end(self.house.attend(call, call.job))
 
     def _release(self) -> None:
         self.journal.close()

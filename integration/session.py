@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
 from acquisition.errors import DataError, InputError, IsocenterError, MessageError, ReconError, ScanAbortedError
-from acquisition.items import Events, Flag, Image, Item, Projections, Readouts
+from acquisition.items import Events, Flag, Image, Item, Projections, Readouts, SlicePlan
 from acquisition.scan import Scan
 from acquisition.sources.mrd_wire import Close, ConfigFile, ConfigText, Text
 from acquisition.verdict import Level, Verdict
@@ -22,6 +22,7 @@ from integration.delivery.rows import Job
 from integration.delivery.states import JobState
 from integration.doors.incoming import Broken, Incoming
 from integration.doors.request import Request, from_name, from_remark, from_text
+from integration.gate import Findings, holds
 from integration.timeline import Moments
 
 LOG = logging.getLogger(__name__)
@@ -56,6 +57,8 @@ class Prepared:
     """The reconstruction, not yet open."""
     verdicts: tuple[Verdict, ...] = ()
     """Findings of the choice."""
+    plans: Sequence[SlicePlan] = ()
+    """Where the next series shall go; grows while the scan runs."""
 
 
 class House(Protocol):
@@ -127,6 +130,7 @@ class Session:
         self._request: Request | None = None
         self._prepared: Prepared | None = None
         self._found: list[Verdict] = []
+        self._findings = Findings()
         self._last_seen = self._opened = False
         self._pending: deque[tuple[Future[None], int]] = deque()
         self._export_error: BaseException | None = None
@@ -236,7 +240,9 @@ class Session:
         assert self.scan is not None
         self.images += 1
         moments = self._house.made(self.job, image)
-        self._peer.image(image, moments.note_wire)
+        self._findings.add(image.verdicts)
+        if not holds(image):
+            self._peer.image(image, moments.note_wire)
         future = self._house.export(self.job, self.scan, image, moments)
         self._pending.append((future, image.data.nbytes))
         while self._pending and (self._pending[0][0].done() or self._pending_bytes() > _PENDING_BYTES):
@@ -331,6 +337,8 @@ class Session:
             verdicts += self._request.verdicts()
         if self._prepared is not None:
             verdicts += [*self._prepared.verdicts, *self._prepared.run.verdicts]
+        said = set(verdicts)
+        verdicts += [v for v in self._findings.worst() if v.level is not Level.PASS and v not in said]
         self._house.finish_job(self.job, state, reason, verdicts)
         LOG.info("job %s: %s, %d readouts, %d images", self.job, state, self.readouts, self.images)
         return state

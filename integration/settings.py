@@ -12,17 +12,21 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from acquisition.errors import ConfigError
+from integration.console.access import LOOPBACK
 from integration.delivery.destination import Destination
 from integration.doors.mrd_call import CallLimits
+from integration.doors.stream.keys import check_keys, read_clients, read_keys
+from integration.doors.stream.server import Keys
 from integration.service import Plan
 from integration.steps import one_of
 
-GIB = 1 << 30
+GIB, MIB = 1 << 30, 1 << 20
 DAY_S = 86400.0
 
 
@@ -48,6 +52,12 @@ class Settings(BaseModel):
     """Port for scanners; 0: a free one."""
     http_port: int | None = Field(default=8080, ge=0, le=65535)
     """Port of the status page; 0: a free one, null: no page."""
+    stream_port: int | None = Field(default=None, ge=0, le=65535)
+    """Port of the raw stream (ZeroMQ, for MRI, CT and PET); 0: a free one, null: no such door."""
+    stream_key: Path | None = None
+    """Key file of the raw stream, made by ``isocenter keys``; null: the stream opens on the loopback address only."""
+    stream_clients: Path | None = None
+    """Who may speak on the raw stream: a name and a public key on each line. Goes with stream_key."""
     data: Path = Field(default_factory=default_data)
     """Folder of journal, recordings and spool."""
     protocols: tuple[Path, ...] = ()
@@ -62,6 +72,12 @@ class Settings(BaseModel):
     """How long recordings are kept whose images no archive vouches for [days]."""
     drain_s: float = Field(default=30.0, ge=0)
     """How long running scans may go on when the service is stopped [s]."""
+    console: bool = False
+    """Serve the console page, which shows patients and pictures, at the HTTP port; on the loopback only."""
+    console_mib: int = Field(default=512, ge=16)
+    """Memory for the pictures of the console page [MiB]."""
+    workers: int = Field(default=1, ge=0, le=64)
+    """Processes that run networks beside the conventional reconstruction, one per device; 0: in the scan's thread."""
     threads: int = Field(default_factory=default_threads, ge=1)
     """Threads of one kernel."""
 
@@ -73,18 +89,53 @@ class Settings(BaseModel):
             raise ValueError(f"each destination needs a name of its own; got {', '.join(names)}")
         return value
 
+    @model_validator(mode="after")
+    def _console_on_the_loopback(self) -> Settings:
+        if self.console and self.host not in LOOPBACK:
+            raise ValueError(f"no console at {self.host}: it shows patients and has no password, so 127.0.0.1 only")
+        if self.console and self.http_port is None:
+            raise ValueError("the console needs an HTTP port")
+        return self
+
+    def _both_keys(self) -> Self:
+        if (self.stream_key is None) != (self.stream_clients is None):
+            raise ValueError("stream_key and stream_clients go together")
+        return self
+
+    def keys(self) -> Keys | None:
+        """Return the keys of the raw stream.
+
+        Raises
+        ------
+        ConfigError
+            A key file is wrong.
+        """
+        if self.stream_key is None or self.stream_clients is None:
+            return None
+        return Keys(own=check_keys(read_keys(self.stream_key)), clients=read_clients(self.stream_clients))
+
     def plan(self) -> Plan:
-        """Return what the service is told."""
+        """Return what the service is told.
+
+        Raises
+        ------
+        ConfigError
+            A key file is wrong.
+        """
         return Plan(
             data=self.data,
             host=self.host,
             mrd_port=self.mrd_port,
             http_port=self.http_port,
+            stream_port=self.stream_port,
+            stream_keys=self.keys(),
             destinations=self.destinations,
             limits=self.limits,
             reserve_bytes=int(self.reserve_gib * GIB),
             retention_s=self.retention_days * DAY_S,
+            workers=self.workers,
             drain_s=self.drain_s,
+            picture_bytes=self.console_mib * MIB if self.console else 0,
         )
 
 

@@ -33,6 +33,7 @@ PROGRAMS = {
     "dciodvfy": ["dciodvfy"],
     "bart": ["bart"],
     "g++": ["g++"],
+    "chromium": ["chromium"],
 }
 _CLONE_NEWNET = 0x40000000
 

@@ -1,12 +1,13 @@
 #!/bin/sh
 # Installs the programs that tests compare against: Orthanc (archive), DCMTK, dicom3tools (dciodvfy), BART,
-# and g++, which compiles the CUDA kernels for a CPU.
+# g++, which compiles the CUDA kernels for a CPU, and Chromium, in which the console page is tested.
 # Does nothing where they are present; says so and succeeds where they cannot be installed, unless
 # ISOCENTER_REQUIRE_PEERS=1.
 set -eu
 
 missing() {
-    for pair in Orthanc:orthanc dcmdump:dcmtk dciodvfy:dicom3tools bart:bart unshare:util-linux ip:iproute2 g++:g++; do
+    for pair in Orthanc:orthanc dcmdump:dcmtk dciodvfy:dicom3tools bart:bart unshare:util-linux ip:iproute2 g++:g++ \
+        chromium:chromium; do
         PATH="$PATH:/usr/sbin:/sbin" command -v "${pair%%:*}" >/dev/null 2>&1 || printf '%s ' "${pair##*:}"
     done
 }

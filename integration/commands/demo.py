@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -23,6 +24,7 @@ EXAMPLES = """
   isocenter demo --once --json
   isocenter demo --once --json --exam ct
   isocenter demo --exam pet
+  isocenter demo --console --exam mri
   isocenter demo --speed 4 --data ./demo
 """
 
@@ -51,6 +53,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--once", action="store_true", help="end after the exams, even at a terminal")
     parser.add_argument("--json", action="store_true", help="print the outcomes as JSON: {exams: [one per exam]}")
     parser.add_argument("--speed", type=float, default=1.0, metavar="N", help="times the scanner's pace (default: 1)")
+    parser.add_argument("--console", action="store_true", help="serve the console page, and go on until Ctrl-C")
+    parser.add_argument("--http-port", type=int, default=0, metavar="N", help="its port (default: a free one)")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder to work in (default: a new one)")
 
 
@@ -70,13 +74,23 @@ def run(options: argparse.Namespace) -> int:
         print(f"{time.monotonic() - started:6.1f} s  {line}", file=sys.stderr, flush=True)
 
     tell("starting archive and service")
-    with house(folder) as place:
-        tell(f"scanners are heard at 127.0.0.1:{place.mrd_port}, status page {place.page}")
+    with place_of(options, folder) as place:
+        what = "console" if options.console else "status page"
+        tell(f"scanners are heard at 127.0.0.1:{place.mrd_port}, {what} {place.page}")
         outcomes = [exam(place, speed=options.speed, tell=tell) for exam in exams]
         _show(outcomes, as_json=options.json)
-        if not options.once and not options.json and sys.stdout.isatty():
+        if not options.once and not options.json and (options.console or sys.stdout.isatty()):
             _stay(place)
     return FAILED if any(outcome.troubles for outcome in outcomes) else OK
+
+
+def place_of(options: argparse.Namespace, folder: Path) -> AbstractContextManager[House]:
+    """Return what starts archive and service, with the console page if it is asked for."""
+    if not options.console:
+        return house(folder)
+    from integration.demo_console import console_house
+
+    return console_house(folder, http_port=options.http_port)
 
 
 def chosen(name: str | None) -> list[Callable[..., Outcome]]:

@@ -20,6 +20,7 @@ from integration.commands.arguments import add_changes, changes_of
 from integration.companion import fingerprint
 from integration.doors.request import AUTO
 from integration.export import FolderExporter
+from integration.gate import holds
 from integration.protocol import Library, Protocol
 from integration.runner import Run
 from integration.volume import Volumes
@@ -81,8 +82,10 @@ def run(options: argparse.Namespace) -> int:
     work, volumes, paths, seen = Run(raw.scan, protocol), Volumes(), list[str](), dict[Verdict, None]()
     started, n_images = time.perf_counter(), 0
     for image in reconstructed(work, _watched(raw, quiet=options.json)):
-        n_images += 1
         seen |= dict.fromkeys(image.verdicts)
+        if holds(image):
+            continue
+        n_images += 1
         if exporter is not None:
             receipt = exporter.send(image)
             paths += map(str, receipt.paths)
@@ -91,12 +94,7 @@ def run(options: argparse.Namespace) -> int:
             volumes.add(image)
     seconds = time.perf_counter() - started
     if not n_images:
-        raise ReconError(
-            f"{options.raw}",
-            expected=f"images from protocol {protocol.name}",
-            got="none",
-            action="is it a noise or adjustment scan? `isocenter protocols explain RAW` tells what would fit",
-        )
+        raise _nothing(options.raw, protocol.name)
     found = dict.fromkeys([*seen, *work.verdicts])  # what the header says is in every image and of the scan
     report = {
         "protocol": protocol.name,
@@ -112,6 +110,15 @@ def run(options: argparse.Namespace) -> int:
         report["npy"] = volumes.write(options.npy)
     _tell(report, found, as_json=options.json)
     return 0
+
+
+def _nothing(raw: Path, protocol: str) -> ReconError:
+    return ReconError(
+        f"{raw}",
+        expected=f"images from protocol {protocol}",
+        got="none",
+        action="is it a noise or adjustment scan? `isocenter protocols explain RAW` tells what would fit",
+    )
 
 
 def _files_of(options: argparse.Namespace) -> dict[str, object]:

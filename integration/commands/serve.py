@@ -29,6 +29,7 @@ from kernels.memory import keep_memory
 EXAMPLES = """
   isocenter serve --archive 127.0.0.1:4242:ORTHANC
   isocenter serve --config /etc/isocenter.yaml --log-level INFO
+  isocenter serve --console
   isocenter serve --mrd-port 9010 --http-port 8090 --data /data/isocenter
 """
 
@@ -75,10 +76,14 @@ def warm_up(settings: Settings) -> None:
 
 
 def _announce(service: Service, settings: Settings, ready_file: Path | None) -> None:
-    page = f", status page http://{settings.host}:{service.http_port}" if service.http_port else ""
+    what = "console" if settings.console else "status page"
+    page = f", {what} http://{settings.host}:{service.http_port}" if service.http_port else ""
     archives = ", ".join(f"{d.ae_title} at {d.host}:{d.port}" for d in settings.destinations)
     print(f"Isocenter hears scanners at {settings.host}:{service.mrd_port}{page}", file=sys.stderr)
+    if service.stream_port:
+        print(f"raw stream at tcp://{settings.host}:{service.stream_port}", file=sys.stderr)
     print(f"images go to {archives or 'the spool only (no --archive)'}; data in {settings.data}", file=sys.stderr)
     if ready_file is not None:
-        ready = {"pid": os.getpid(), "mrd_port": service.mrd_port, "http_port": service.http_port}
+        ports = {name: getattr(service, name) for name in ("mrd_port", "http_port", "stream_port")}
+        ready = {"pid": os.getpid(), **ports}
         write_durably(ready_file, json.dumps(ready).encode())

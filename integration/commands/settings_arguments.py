@@ -14,6 +14,13 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", help="address to listen at (default: 127.0.0.1)")
     parser.add_argument("--mrd-port", type=int, metavar="N", help="port for scanners (default: 9002; 0: a free one)")
     parser.add_argument("--http-port", type=int, metavar="N", help="port of the status page (default: 8080)")
+    parser.add_argument(
+        "--console",
+        action="store_true",
+        default=None,
+        help="serve the console page with patients and pictures at the HTTP port; loopback only",
+    )
+    parser.add_argument("--stream-port", type=int, metavar="N", help="port of the raw stream (default: no such door)")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder of journal, recordings and spool")
     parser.add_argument(
         "--archive",
@@ -39,6 +46,8 @@ def settings_of(options: argparse.Namespace) -> Settings:
         host=options.host,
         mrd_port=options.mrd_port,
         http_port=options.http_port,
+        console=options.console,
+        stream_port=options.stream_port,
         data=options.data,
         destinations=archives or None,
         protocols=tuple(options.protocols) if options.protocols else None,

@@ -43,6 +43,14 @@ CREATE INDEX deliveries_due ON deliveries (destination, state, next_attempt);
 CREATE INDEX deliveries_by_transaction ON deliveries (transaction_uid) WHERE transaction_uid != '';
 CREATE TABLE outages (destination TEXT PRIMARY KEY, since REAL NOT NULL, last_error TEXT NOT NULL);
 """
+_ADDED = (
+    """CREATE TABLE IF NOT EXISTS answers (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, job TEXT NOT NULL REFERENCES jobs (job), word TEXT NOT NULL,
+    who TEXT NOT NULL, why TEXT NOT NULL, at REAL NOT NULL)""",
+    "CREATE INDEX IF NOT EXISTS answers_by_job ON answers (job)",
+    "CREATE TABLE IF NOT EXISTS held (sop_uid TEXT PRIMARY KEY REFERENCES images (sop_uid), job TEXT NOT NULL)",
+)
+"""Tables that version 1 did not have from its first day: journals from before get them when they are opened."""
 
 
 class Database:
@@ -82,6 +90,11 @@ class Database:
         """Run a query and return all its rows."""
         with self._lock, self._guard():
             return self._connection.execute(sql, parameters or {}).fetchall()
+
+    def stamp(self) -> tuple[int, int]:
+        """Return what differs once somebody, another process or this one, has changed the file."""
+        with self._lock, self._guard():
+            return int(str(_pragma(self._connection, "data_version"))), self._connection.total_changes
 
     def change(self, sql: str, parameters: dict[str, object]) -> int:
         """Run one statement inside `transaction`; return the number of rows it changed."""
@@ -171,6 +184,10 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
+    known = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+    if not {"answers", "answers_by_job", "held"} <= known:
+        for statement in _ADDED:
+            connection.execute(statement)
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> object:

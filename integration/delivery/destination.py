@@ -48,6 +48,10 @@ class Destination(BaseModel):
     """Longest wait for the answer to one storage commitment request [s]."""
     ct_objects: Literal["classic", "enhanced"] = "classic"
     """CT slice by slice while the scan runs (classic), or one Enhanced CT object per series at its end."""
+    verdicts: Literal["none", "report"] = "none"
+    """What the checks found: in the images' comments only (none), or as a structured report of each scan, too."""
+    rejections: Literal["none", "key_object"] = "none"
+    """Whether it is told of scans that a person rejected (key_object); many archives then hide the images at once."""
     enabled: bool = True
     """A disabled destination is sent nothing; what is queued for it waits."""
 

@@ -17,7 +17,9 @@ from pathlib import Path
 
 from acquisition.errors import DeliveryError
 from acquisition.verdict import Verdict
+from integration.delivery.answers import Answers
 from integration.delivery.database import Database
+from integration.delivery.progress import Progress
 from integration.delivery.rows import Delivery, DestinationStatus, Instance, Job
 from integration.delivery.states import DeliveryState, JobState, require_delivery_step, require_job_step
 
@@ -51,6 +53,8 @@ class Journal:
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
         self._db, self._clock = Database(path), clock
+        self.progress = Progress(self._db)
+        self.answers = Answers(self._db, clock)
 
     def close(self) -> None:
         """Close the file."""

@@ -46,22 +46,23 @@ class Layer:
         encoded = {**self.encoded, **encode(elements, signed=self.signed)}
         return Layer(encoded, self.signed, self.beyond_ascii or beyond_ascii(elements))
 
-    def part10(self, elements: Elements, pixels: bytes | memoryview) -> bytes:
-        """Return the complete file of one image.
+    def part10(self, elements: Elements, pixels: bytes | memoryview | None) -> bytes:
+        """Return the complete file of one object.
 
         Parameters
         ----------
         elements
-            What only this image has; SOPInstanceUID among it.
+            What only this object has; SOPInstanceUID among it.
         pixels
-            Pixel data as it is stored (16 bits, little endian).
+            Pixel data as it is stored (16 bits, little endian; or bytes, in rows); None: it is no image.
         """
         data = {**self.encoded, **encode(elements, signed=self.signed)}
         if self.beyond_ascii or beyond_ascii(elements):
             data[_CHARACTER_SET] = encode_element("SpecificCharacterSet", _UTF8)[1]
         parts: list[bytes | memoryview] = [_meta(data)]
         parts += [data[tag] for tag in sorted(data)]
-        parts += [_head(_PIXEL_DATA, "OW", len(pixels) + len(pixels) % 2), pixels, b"\0" * (len(pixels) % 2)]
+        if pixels is not None:
+            parts += [_head(_PIXEL_DATA, "OW", len(pixels) + len(pixels) % 2), pixels, b"\0" * (len(pixels) % 2)]
         return b"".join(parts)
 
 

@@ -6,7 +6,6 @@ page from elsewhere cannot talk to it through the user's browser.
 
 from __future__ import annotations
 
-import logging
 import socket
 import threading
 import time
@@ -23,6 +22,8 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from acquisition.errors import IsocenterError, SetupError
+from integration.console.app import Console
+from integration.console.replies import refused, told
 from integration.delivery.rows import Delivery, Job
 from integration.delivery.states import DeliveryState
 from integration.doors.page import PAGE
@@ -30,8 +31,6 @@ from integration.timeline import latencies
 
 if TYPE_CHECKING:
     from integration.service import Service
-
-LOG = logging.getLogger(__name__)
 
 _START_S = 10.0
 _MOST_JOBS = 500
@@ -49,6 +48,8 @@ class StatusPage:
     def __init__(self, service: Service) -> None:
         self.port = 0
         self._service = service
+        shown = service.plan.picture_bytes > 0
+        self._console = Console(service, service.house.hooks.protocols) if shown else None
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
 
@@ -70,7 +71,7 @@ class StatusPage:
                 action="stop what uses it, or choose another with --http-port",
             ) from error
         self.port = int(sock.getsockname()[1])
-        app = application(self._service, [host, "127.0.0.1", "localhost", "[::1]"])
+        app = application(self._service, [host, "127.0.0.1", "localhost", "[::1]"], self._console)
         config = uvicorn.Config(
             app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=3, ws="none"
         )
@@ -86,12 +87,14 @@ class StatusPage:
 
     def stop(self) -> None:
         """Stop listening."""
+        if self._console is not None:
+            self._console.close()
         if self._server is not None and self._thread is not None:
             self._server.should_exit = True
             self._thread.join(_START_S)
 
 
-def application(service: Service, hosts: list[str]) -> Starlette:
+def application(service: Service, hosts: list[str], console: Console | None = None) -> Starlette:
     """Return the web application.
 
     Parameters
@@ -100,10 +103,13 @@ def application(service: Service, hosts: list[str]) -> Starlette:
         What it tells of.
     hosts
         Names under which it may be addressed.
+    console
+        What is at the root instead of this page; None: no console.
     """
     views = _Views(service)
     routes = [
-        Route("/", views.page),
+        *(console.routes() if console is not None else [Route("/", views.page)]),
+        Route("/status", views.page),
         Route("/healthz", views.health),
         Route("/readyz", views.ready),
         Route("/exams", views.exams),
@@ -115,7 +121,7 @@ def application(service: Service, hosts: list[str]) -> Starlette:
     return Starlette(
         routes=routes,
         middleware=[trusted],
-        exception_handlers={IsocenterError: _told, HTTPException: _refused},  # type: ignore[dict-item]
+        exception_handlers={IsocenterError: told, HTTPException: refused},  # type: ignore[dict-item]
     )
 
 
@@ -167,6 +173,8 @@ class _Views:
                 "deliveries": [_delivery(d) for d in deliveries],
                 "timeline": [m.as_dict() for m in moments],
                 "latency_ms": latencies(moments),
+                "answers": [answer.as_dict() for answer in journal.answers.of(name)],
+                "waiting": len(journal.answers.held(name)),
             }
         )
 
@@ -228,12 +236,3 @@ def _whole(request: Request, name: str, default: int, largest: int) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= largest:
         raise HTTPException(400, f"{name}={text}: expected a whole number from 1 to {largest}")
     return int(text)
-
-
-def _told(request: Request, error: IsocenterError) -> Response:
-    LOG.error("%s: %s", request.url.path, error)
-    return JSONResponse({"error": str(error)}, status_code=500)
-
-
-def _refused(request: Request, error: HTTPException) -> Response:
-    return JSONResponse({"error": error.detail}, status_code=error.status_code)

@@ -70,4 +70,6 @@ def size_of(message: Incoming) -> int:
     """Return about how much memory `message` holds [bytes]."""
     if isinstance(message, Readouts | Projections | Waveform | Image):
         return int(message.data.nbytes) + _SMALL
+    if isinstance(message, Events):
+        return int(message.prompts.nbytes + message.delayeds.nbytes) + _SMALL
     return _SMALL

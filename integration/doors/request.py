@@ -3,7 +3,8 @@
 ::
 
     mri_cartesian                                        config file or text: a name, `.xml` may follow
-    {"protocol": "mri_cartesian", "set": {"mri.grappa.kernel": "5,4"}}        ours
+    {"protocol": "mri_cartesian", "set": {"mri.grappa.kernel": "5,4"}}        ours; "urgency": "interactive" and
+                                                         "network_deadline_s": 3 may be added
     {"version": "...", "parameters": {"config": "mri_cartesian", ...}}        OpenRecon, FIRE; also as TEXT
 
 ``auto`` lets the router choose by the header. No name is ever replaced by another.
@@ -14,6 +15,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
 
 from acquisition.errors import ConfigError
 from acquisition.verdict import Level, Verdict
@@ -21,7 +24,20 @@ from acquisition.verdict import Level, Verdict
 AUTO = "auto"
 """Let the router choose."""
 _NAMES = ("customconfig", "config")  # the first that is not empty counts
+_HURRY = {"urgency": "urgency", "networkdeadline": "network_deadline_s"}  # ids at a console have letters only
 _LONGEST_NAME = 200
+_LONGEST_WAIT_S = 1e6
+
+
+class Urgency(StrEnum):
+    """What a scan waits for, the most urgent first."""
+
+    INTERACTIVE = "interactive"
+    """A hand at the console: a localizer, real time."""
+    INLINE = "inline"
+    """The exam: images while the patient is on the table."""
+    BATCH = "batch"
+    """Nobody: a scan that is reconstructed again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +48,10 @@ class Request:
     """Name of a protocol, or `AUTO`."""
     changes: Mapping[str, object] = field(default_factory=dict)
     """Values for ``step.parameter``."""
+    urgency: Urgency = Urgency.INLINE
+    """What the scan waits for."""
+    network_deadline_s: float | None = None
+    """A network's image that is not there this long after its conventional one is left out [s]; None: it is kept."""
     unused: tuple[str, ...] = ()
     """Console parameters that mean nothing to us."""
 
@@ -89,7 +109,7 @@ def from_text(text: str) -> Request:
     document = _object(text)
     if "parameters" in document:
         return _console(document["parameters"])
-    unknown = sorted(document.keys() - {"protocol", "set"})
+    unknown = sorted(document.keys() - {"protocol", "set", "urgency", "network_deadline_s"})
     changes = document.get("set", {})
     name = document.get("protocol")
     if unknown or not isinstance(name, str) or not isinstance(changes, dict):
@@ -99,7 +119,19 @@ def from_text(text: str) -> Request:
             got=f"keys {', '.join(sorted(document)) or 'none'}",
             action="correct the JSON",
         )
-    return Request(protocol=from_name(name).protocol, changes=changes)
+    return Request(protocol=from_name(name).protocol, changes=changes, **_hurry(document))
+
+
+def _hurry(document: Mapping[str, object]) -> dict[str, Any]:
+    """Read how urgent a scan is; a console may send numbers as text."""
+    urgency, deadline_s = document.get("urgency", Urgency.INLINE), document.get("network_deadline_s")
+    if isinstance(deadline_s, str) and deadline_s.isdecimal():
+        deadline_s = int(deadline_s)
+    if urgency not in list(Urgency):
+        raise ConfigError("config text, urgency", expected=f"one of {', '.join(Urgency)}", got=repr(urgency)[:40])
+    if deadline_s is not None and not (isinstance(deadline_s, int | float) and 0 <= deadline_s < _LONGEST_WAIT_S):
+        raise ConfigError("config text, network_deadline_s", expected="seconds", got=repr(deadline_s)[:40])
+    return {"urgency": Urgency(str(urgency)), "network_deadline_s": deadline_s}
 
 
 def from_remark(text: str) -> Request | None:
@@ -138,9 +170,12 @@ def _console(parameters: object) -> Request:
             got=", ".join(map(str, parameters)) or "nothing",
             action="add the choice parameter `config`",
         )
-    others = {key: value for key, value in parameters.items() if key not in _NAMES}
+    others = {key: value for key, value in parameters.items() if key not in (*_NAMES, "urgency", "networkdeadline")}
     return Request(
         protocol=from_name(str(names[0])).protocol,
         changes={key: value for key, value in others.items() if "." in key},
         unused=tuple(sorted(key for key in others if "." not in key)),
+        **_hurry(
+            {name: parameters[key] for key, name in _HURRY.items() if parameters.get(key) not in (None, "", "none")}
+        ),
     )

@@ -9,6 +9,7 @@ from acquisition.errors import IsocenterError
 from acquisition.items import Events, Image
 from acquisition.scan import Scan
 from acquisition.verdict import Level
+from integration.gate import holds
 from integration.protocol import Library, Protocol
 from integration.runner import Run
 from integration.steps import STEPS
@@ -57,7 +58,9 @@ def test_the_gate_holds_doubtful_extras_and_never_the_conventional_image(monkeyp
     simulation = small_simulation()
     run = Run(simulation.scan, protocol("test.doubter"))
     found = images(run, simulation)
-    assert [i.output for i in found] == ["conventional", "sharp"] * 3
+    assert [i.output for i in found] == ["conventional", "smooth", "sharp"] * 3
+    assert [i.output for i in found if holds(i)] == ["smooth"] * 3
+    assert run.summary.images == {"conventional": 3, "sharp": 3}
     assert all(v.level is Level.HOLD for i in found if i.output == "conventional" for v in i.verdicts[-1:])
     checks = {v.check: v for v in run.verdicts}
     assert checks["gate.held"].value == 3

@@ -1,0 +1,1 @@
+"""The console: the HTTP interface and the page that people stand next to."""
