@@ -72,7 +72,7 @@ class Limits:
     """Largest motion left after registration [mm]."""
     overlap: float = 0.85
     """Smallest part of the tissue that both show."""
-    alike: float = 0.97
+    alike: float = 0.95
     """Smallest correlation."""
     uneven: float = 0.08
     """Largest spread of the gain."""

@@ -91,6 +91,9 @@ class Input(_Part):
     map of the g-factor, or of the noise itself."""
     dimensions: Literal[2, 3] = 2
     """2: slice by slice; 3: images that are volumes, as a whole."""
+    figures: Literal["image", "object"] = "image"
+    """What the score of foreign images looks at: all of an image, or the box around the object, where fields of view
+    are far larger than it."""
     matrix: tuple[int, ...] = Field(default=(512, 512), min_length=2, max_length=3)
     """Matrix (y, x) or (z, y, x) that is prepared for where the scan's header names none."""
     ranges: Ranges
@@ -196,10 +199,12 @@ class Ood(_Part):
 
 
 class Bound(_Part):
-    """Two limits of one figure."""
+    """Limits of one figure."""
 
     flag_above: float = Field(gt=0)
     """Above it the image is marked."""
+    flag_below: float = Field(default=0.0, ge=0)
+    """Below it the image is marked, too: a network that finds hardly any noise was told of too much."""
     refuse_above: float = Field(gt=0)
     """Above it only the conventional image goes out."""
 

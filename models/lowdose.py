@@ -16,13 +16,13 @@ from acquisition.items import Image, Item, Kind, Position
 from acquisition.scan import Scan
 from acquisition.verdict import Level, Verdict
 from models import refuse, report
-from models.align import Fit, Limits, paired, refused
+from models.align import Fit, Limits, calm, paired, refused
 from models.apply import CONVENTIONAL, Enhance, record
 from models.engine import first_able
 from models.estimate import Estimate, Estimator
 from models.load import Loaded
 from models.noise import level
-from models.pair import Pair
+from models.pair import Pair, tissue
 from models.predict import Predictor
 from models.problem import estimator_of
 from models.refuse import Refusal
@@ -191,8 +191,11 @@ def unsupported_pieces(
     pair: Pair, missing: Floats, voxel_mm: tuple[float, ...]
 ) -> list[tuple[tuple[float, ...], float]]:
     """Return the middle (z, y, x) [voxels] and volume [mm3] of each piece of unsupported enhancement as large as a
-    ball of 3 mm, the largest first."""
+    ball of 3 mm, the largest first; edges, where the least motion hides support, do not count."""
     found = pair.unsupported(missing) > _VISIBLE * pair.noise
+    inside = tissue(pair.low)
+    if inside.any():
+        found &= calm(pair.pre, inside)
     pieces, n = label(found)
     voxel = float(np.prod(voxel_mm))
     least = np.pi / 6 * _BALL_MM**3

@@ -8,11 +8,13 @@ say which of them is off. What looks like the training in all figures, and is no
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 
 from acquisition.errors import DataError, FileFormatError
 
@@ -21,6 +23,7 @@ _STEPS = (50, 90, 99)
 _BANDS = (0.03, 0.08, 0.16, 0.3, 0.5)  # cycles per pixel
 _LEAST = 1e-6
 _LEAST_PIXELS = 16
+_SMOOTH, _NOTHING, _OBJECT = 1.5, 0.02, 0.2  # pixels, part of the largest value, of the median
 _RIDGE = 0.05  # of each variance: the figures of few images say little about their correlation
 
 Doubles = NDArray[np.float64]
@@ -103,6 +106,27 @@ def features(data: NDArray, noise: float) -> Doubles:
         *_spectrum(values),
     ]
     return np.array(figures, np.float64)
+
+
+def around_object(data: NDArray) -> NDArray:
+    """Return the box around the object in an image (..., y, x); the image where that box is smaller than figures need.
+
+    The object is what is above a fifth of the median of all that is not next to nothing, after smoothing in the plane.
+    """
+    sigma = (*(0.0,) * (data.ndim - 2), _SMOOTH, _SMOOTH)
+    smooth = gaussian_filter(np.abs(data).astype(np.float32), sigma)
+    some = smooth[smooth > _NOTHING * float(smooth.max())]
+    inside = smooth > _OBJECT * float(np.median(some)) if some.size else smooth > 0
+    spans = []
+    for axis in range(data.ndim):
+        seen = np.flatnonzero(inside.any(axis=tuple(a for a in range(data.ndim) if a != axis)))
+        spans.append(slice(int(seen[0]), int(seen[-1]) + 1) if seen.size else slice(None))
+    box = data[tuple(spans)]
+    return box if min(box.shape[-2:]) >= _LEAST_PIXELS else data
+
+
+REGIONS: Mapping[str, Callable[[NDArray], NDArray]] = {"image": lambda data: data, "object": around_object}
+"""What figures are taken from, as cards name it."""
 
 
 def fitted(figures: Doubles) -> Statistics:

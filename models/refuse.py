@@ -15,7 +15,7 @@ from acquisition.items import Image
 from acquisition.scan import Scan
 from models.card import ANY, Card
 from models.noise import snr
-from models.ood import Statistics, features
+from models.ood import REGIONS, Statistics, features
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ def _image_ranges(card: Card, image: Image, noise: float) -> Refusal | None:
 
 
 def _foreign(card: Card, image: Image, noise: float, statistics: Statistics) -> Refusal | None:
-    figures = features(image.data, noise)
+    figures = features(REGIONS[card.input.figures](image.data), noise)
     score = statistics.score(figures)
     if score <= card.ood.threshold:
         return None

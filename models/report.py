@@ -17,14 +17,18 @@ def unchanged(check: str) -> Verdict:
 
 def changed(check: str, found: Residual, limits: Consistency, source: str) -> Verdict:
     """Return the finding of an enhanced image; `source` says where the noise is known from."""
-    marked = found.rms > limits.rms.flag_above or found.peak > limits.peak.flag_above
-    unusual = "The network changed more than usual: compare with the conventional image."
+    advice, limit = "", limits.rms.flag_above
+    if found.rms > limits.rms.flag_above or found.peak > limits.peak.flag_above:
+        advice = "The network changed more than usual: compare with the conventional image."
+    elif found.rms < limits.rms.flag_below or found.peak < limits.peak.flag_below:
+        advice = "The network found less noise than it was told of: check dose, noise scan and matrix."
+        limit = limits.rms.flag_below
     return Verdict(
         check=check,
-        level=Level.FLAG if marked else Level.PASS,
-        advice=unusual if marked else "The network changed no more than the noise explains.",
+        level=Level.FLAG if advice else Level.PASS,
+        advice=advice or "The network changed no more than the noise explains.",
         value=found.rms,
-        limit=limits.rms.flag_above,
+        limit=limit,
         unit=_UNIT,
         evidence=f"largest block {found.peak:.2f} (flag above {limits.peak.flag_above:g}); noise from {source}",
     )

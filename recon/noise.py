@@ -19,6 +19,7 @@ _BEND = np.array([1.0, -3.0, 3.0, -1.0]) / np.sqrt(20.0)  # blind to what change
 _QUANTILE = 25  # percent: an edge only ever adds
 _NORMAL = 0.3186393639643752  # lower quartile of |x| of a normal x of standard deviation 1
 _MOST = 2.0  # times the lower quartile of the map; beyond it is structure
+_NONE, _HIGH = 0.01, 95.0  # part of the map's percentile below which there is nothing
 _LEAST = 1e-4
 _THIN = 3  # pixels: of so many the quantile takes one
 Floats = NDArray[np.float32]
@@ -84,7 +85,10 @@ def local_noise(data: NDArray, *, lag: int = 3, window: int = 33) -> Floats:
 def _local(image: NDArray, lag: int, window: int) -> Floats:
     """Return the noise of one image (y, x); where structure hides it, what is near by says it."""
     thin = np.minimum(_spread(image, lag, window), _spread(image.T, lag, window).T)
-    trusted = thin <= _MOST * np.percentile(thin, _QUANTILE)
+    there = thin > _NONE * np.percentile(thin, _HIGH)  # outside of the reconstructed circle there is no noise at all
+    if not there.any():
+        return np.zeros(image.shape, np.float32)
+    trusted = there & (thin <= _MOST * np.percentile(thin[there], _QUANTILE))
     near = window / _THIN / 2
     share = gaussian_filter(trusted.astype(np.float32), near) + _LEAST
     smooth = (gaussian_filter(np.where(trusted, thin, 0), near) + _LEAST * thin[trusted].mean()) / share

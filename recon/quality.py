@@ -6,6 +6,7 @@ gap in the histogram, in one piece, holes filled; air is what lies farther than 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +37,7 @@ _TILE = 16  # pixels; side of a piece in which noise is measured
 _LAG = 3  # pixels; noise of interpolated images is alike over less
 _QUARTILE = 0.3186393639643752  # lower quartile of |x| of a normal x of standard deviation 1
 _RAYLEIGH = 1.1774100225154747  # median of the magnitude of complex noise of standard deviation 1
+_BOTH = 2.5  # times what the darker side shows: ghosts lie on both sides, dim tissue on one
 _FOLLOWS = 1.5  # times the usual difference of neighbouring lines
 _TINY = 1e-12
 
@@ -187,13 +189,23 @@ def ghosts(image: Floats, where: Parts) -> tuple[float, str] | None:
     """
     inside, air = _without_ghost(image, where)
     (rows, columns), *_ = find_objects(inside.astype(np.int8))
-    beyond = [np.zeros_like(air), np.zeros_like(air)]
-    beyond[0][:, columns], beyond[1][rows, :] = air[:, columns], air[rows, :]
-    if min(int(b.sum()) for b in beyond) < 0.01 * image.size:
+    middle = (rows.start + rows.stop) // 2, (columns.start + columns.stop) // 2
+    down = (slice(None, middle[0]), columns), (slice(middle[0], None), columns)
+    across = (rows, slice(None, middle[1])), (rows, slice(middle[1], None))
+    (y, dark_y), (x, dark_x) = _sides(image, air, down), _sides(image, air, across)
+    if not np.isfinite((y, x)).all():
         return None
-    along = [float(image[b].mean()) for b in beyond]
     level = float(image[inside].mean())
-    return abs(along[0] - along[1]) / level, "y" if along[0] > along[1] else "x"
+    value = min(abs(y - x), _BOTH * max(dark_y - dark_x, 0.0) if y > x else _BOTH * max(dark_x - dark_y, 0.0))
+    return value / level, "y" if y > x else "x"
+
+
+def _sides(image: Floats, air: Mask, sides: Sequence[tuple[slice, slice]]) -> tuple[float, float]:
+    """Return the mean of the air on two sides of the object, and that on the darker one; NaN where there is no air."""
+    found = [image[side][air[side]] for side in sides if air[side].sum() > 0.005 * image.size]
+    if not found:
+        return float("nan"), float("nan")
+    return float(np.concatenate(found).mean()), min(float(values.mean()) for values in found)
 
 
 def _without_ghost(image: Floats, where: Parts) -> tuple[Mask, Mask]:

@@ -81,10 +81,7 @@ def run(options: argparse.Namespace) -> int:
     exporter = FolderExporter(options.out, raw.scan, job=job) if options.out else None
     work, volumes, paths, seen = Run(raw.scan, protocol), Volumes(), list[str](), dict[Verdict, None]()
     started, n_images = time.perf_counter(), 0
-    for image in reconstructed(work, _watched(raw, quiet=options.json)):
-        seen |= dict.fromkeys(image.verdicts)
-        if holds(image):
-            continue
+    for image in _passed(reconstructed(work, _watched(raw, quiet=options.json)), seen):
         n_images += 1
         if exporter is not None:
             receipt = exporter.send(image)
@@ -110,6 +107,14 @@ def run(options: argparse.Namespace) -> int:
         report["npy"] = volumes.write(options.npy)
     _tell(report, found, as_json=options.json)
     return 0
+
+
+def _passed(images: Iterable[Image], seen: dict[Verdict, None]) -> Iterator[Image]:
+    """Yield what the gate lets through; note what was found of all."""
+    for image in images:
+        seen.update(dict.fromkeys(image.verdicts))
+        if not holds(image):
+            yield image
 
 
 def _nothing(raw: Path, protocol: str) -> ReconError:

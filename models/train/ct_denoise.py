@@ -27,12 +27,13 @@ class CtDenoise(Simulated):
     """
 
     kind: str = "ct"
-    kept: int = 224
+    kept: int = 120
     matrices: tuple[int, ...] = (256, 256, 384)
     coarse: float = 2.0
     detail: float = 1.0
+    kept_whole: float = 4.0
     settings: ClassVar[Mapping[str, Setting]] = {
-        "small": Setting(steps=12_000, batch=8, rate=1e-3, cases=96, precision="bf16"),
+        "small": Setting(steps=8_000, batch=8, rate=1e-3, cases=64, precision="bf16"),
         "full": Setting(steps=200_000, batch=16, rate=1e-3, cases=64, device="cuda", precision="bf16", workers=8),
         "tiny": Setting(steps=4, batch=2, rate=1e-3, cases=2, average=0.9),
     }
@@ -70,8 +71,10 @@ class CtDenoise(Simulated):
             "limits": [
                 "Trained on simulated heads and procedural chests; abdomen, pelvis and children were not shown.",
                 "Parallel beam, filtered backprojection: noise of iterative reconstructions is of another kind.",
-                "At full strength what is left of the noise is coarser than before: keep 0.4 of it (strength 0.6) where"
-                " grain matters.",
+                "At full strength what is left of the noise is coarser than before, its peak at a fifth of the"
+                " frequency; up to a strength of 0.6 the peak stays where it was.",
+                "Faint lesions of 2 pixels (5 standard deviations of the noise) keep 76 % of their contrast at full"
+                " strength, about 85 % at 0.6; stronger or larger ones 90 % and more.",
                 "The noise is read from the slice: where fine texture fills 30 pixels it is taken for noise.",
             ],
         }

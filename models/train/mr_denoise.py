@@ -19,10 +19,11 @@ class MrDenoise(Simulated):
     """
 
     kind: str = "denoise"
-    kept: int = 224
+    kept: int = 120
     matrices: tuple[int, ...] = (192,)
+    kept_whole: float = 1.5
     settings: ClassVar[Mapping[str, Setting]] = {
-        "small": Setting(steps=12_000, batch=8, rate=1e-3, cases=96, precision="bf16"),
+        "small": Setting(steps=2_000, batch=8, rate=1e-3, cases=48, precision="bf16"),
         "full": Setting(steps=200_000, batch=16, rate=1e-3, cases=64, device="cuda", precision="bf16", workers=8),
         "tiny": Setting(steps=4, batch=2, rate=1e-3, cases=2, average=0.9),
     }
@@ -54,6 +55,10 @@ class MrDenoise(Simulated):
                 "Trained on simulated contrasts of 12 healthy heads with drawn lesions; real pathology was not shown.",
                 "Trained at 1.0 to 1.4 mm in plane. Noise is that of Cartesian scans with regular undersampling up to"
                 " 4; noise of regularised or non-Cartesian images is of another kind.",
+                "Lesions of 2 pixels and 5 standard deviations of the noise keep 79 % of their contrast at full"
+                " strength and 84 % at 0.75, twice as strong ones 88 and 91 %; of 3 and 4 pixels 95 % and more.",
+                "Detail far below the noise is taken for noise: about a fifth of the truth's finest detail is in what"
+                " full strength removes.",
                 "Needs whitened data and the map of the g-factor; a wrong noise scan makes it smooth too much.",
             ],
         }

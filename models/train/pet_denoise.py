@@ -23,14 +23,15 @@ class PetDenoise(Simulated):
     """
 
     kind: str = "pet"
-    kept: int = 4000
+    kept: int = 2500
     matrices: tuple[int, ...] = (64,)
     patch: int = 64
     coarse: float = 1.0
     detail: float = 1.0
+    kept_whole: float = 3.0
     dark: bool = False
     settings: ClassVar[Mapping[str, Setting]] = {
-        "small": Setting(steps=12_000, batch=8, rate=1e-3, cases=240, precision="bf16"),
+        "small": Setting(steps=3_500, batch=8, rate=1e-3, cases=240, precision="bf16"),
         "full": Setting(steps=200_000, batch=16, rate=1e-3, cases=64, device="cuda", precision="bf16", workers=8),
         "tiny": Setting(steps=4, batch=2, rate=1e-3, cases=2, average=0.9),
     }
@@ -53,6 +54,7 @@ class PetDenoise(Simulated):
                 "units": ["Bq/mL"],
                 "kinds": ["magnitude", "real"],
                 "noise": "noise",
+                "figures": "object",
                 "matrix": [128, 128],
                 "ranges": {"voxel_mm": [2.0, 6.0], "slice_mm": [1.5, 6.0]},
             },
@@ -63,6 +65,10 @@ class PetDenoise(Simulated):
                 "Trained on slices of 13 people with sarcomas, measured again by a simulated two-dimensional scanner"
                 " without time of flight; 5e3 to 5e5 true counts per slice.",
                 "SUVmax falls with the noise that it is made of: compare it with the conventional image only.",
+                "Lesions of 2 pixels keep 83 % of their contrast at full strength and 87 % at 0.75; of 3 and 4 pixels"
+                " 89 to 96 %.",
+                "The image does not tell that attenuation was not corrected, that half of the counts came from"
+                " elsewhere, or metal: these must be found before.",
                 "Brain and heart were not shown.",
             ],
         }

@@ -21,7 +21,7 @@ from models.consistency import BLOCK, Residual, residual
 from models.estimate import Estimate, Estimator
 from models.load import Loaded, packed
 from models.noise import level
-from models.ood import Statistics, features, fitted
+from models.ood import REGIONS, Statistics, features, fitted
 from models.pair import Pair
 from models.predict import Predictor
 from models.problem import Problem, Reconstructor, estimator_of
@@ -32,10 +32,11 @@ from models.uncertainty import factor, scale
 
 WEIGHTS = "weights.safetensors"
 _OOD_QUANTILE = 0.99
-_OOD_MARGIN = 1.1
+_OOD_MARGIN = 1.35  # people differ: quantiles of held-out PET volumes lie up to so far apart
 _COVERAGE = 0.9
 _FLOOR = 0.1
-_FLAG, _REFUSE = 1.1, 1.4  # times the largest change on calibration data, or what all of the noise amounts to
+_FLAG, _REFUSE = 1.15, 1.4  # times the largest change on calibration data, or what all of the noise amounts to
+_ENOUGH = 48  # calibration images
 _FALSE_ALARM = 1e-3  # of an image whose noise, and nothing else, was taken away
 _PROVISIONAL: dict[str, Any] = {
     "weights": {"file": WEIGHTS, "sha256": "0" * 64, "size": 1},
@@ -76,7 +77,7 @@ def publish(trained: Trained, recipe: Recipe, run: Run, folder: Path) -> Card:
     document = provisional(recipe, run, trained)
     where = f"card of recipe {run.recipe}"
     card = parse_card(document, where=where)
-    fit = [features(c.measured, level(c.noise)) for c in recipe.cases("training", max(run.setting.cases, 64))]
+    fit = [_figures(card, c) for c in recipe.cases("training", max(2 * run.setting.cases, 64))]
     statistics = fitted(np.stack(fit))
     estimator = _estimator(card, trained.network, statistics)
     document |= calibrated(list(recipe.cases("calibration", run.setting.cases)), estimator)
@@ -116,27 +117,43 @@ def provisional(recipe: Recipe, run: Run, trained: Trained) -> dict[str, Any]:
 def calibrated(cases: Sequence[Case], estimator: Estimator) -> dict[str, Any]:
     """Return the card's limits, from images that training never saw."""
     estimates = [estimated(estimator, c) for c in cases]
-    scores = [estimator.statistics.score(features(c.measured, level(c.noise))) for c in cases]
+    scores = [estimator.statistics.score(_figures(estimator.card, c)) for c in cases]
     changes = [_change(c, e) for c, e in zip(cases, estimates, strict=True)]
     ratios = [_ratio(c, e) for c, e in zip(cases, estimates, strict=True)]
     card = estimator.card
-    bounds = {}
-    for name, noise_alone in (("rms", 1.0), ("peak", largest_of_noise(card.input.matrix))):
-        largest = max(noise_alone, *(getattr(change, name) for change in changes))
-        bounds[name] = {"flag_above": _rounded(_FLAG * largest), "refuse_above": _rounded(_REFUSE * largest)}
     return {
         "ood": {
             "threshold": _rounded(_OOD_MARGIN * float(np.quantile(scores, _OOD_QUANTILE))),
             "quantile": _OOD_QUANTILE,
             "items": len(cases),
         },
-        "consistency": bounds,
+        "consistency": _bounds(cases, changes, largest_of_noise(card.input.matrix)),
         "uncertainty": {
             **card.uncertainty.model_dump(),
             "factor": _rounded(factor(ratios, card.uncertainty.coverage)),
             "items": len(cases),
         },
     }
+
+
+def _bounds(cases: Sequence[Case], changes: Sequence[Residual], noise_alone: float) -> dict[str, dict[str, float]]:
+    """Return the limits of what a network may change.
+
+    What all of the noise amounts to is never refused. It is marked where enough images say that this network takes
+    less of it, and so is a change below that of any of them; a network that works on raw data may leave no change.
+    """
+    enough = len(cases) >= _ENOUGH and all(c.problem is None for c in cases)
+    found = {}
+    for name, least in (("rms", 1.0), ("peak", noise_alone)):
+        values = [getattr(change, name) for change in changes]
+        largest = max(least, *values)
+        found[name] = {
+            "flag_above": _rounded(_FLAG * (max(values) if enough else largest)),
+            "refuse_above": _rounded(_REFUSE * largest),
+        }
+        if enough and name == "rms":
+            found[name]["flag_below"] = _rounded(min(values) / _FLAG)
+    return found
 
 
 def largest_of_noise(matrix: tuple[int, ...]) -> float:
@@ -184,6 +201,11 @@ def covered(cases: Sequence[Case], estimator: Estimator) -> float:
     """Return the part of the pixels whose truth lies within the uncertainty, at strength 1."""
     ratios = [_ratio(c, estimated(estimator, c)) for c in cases]
     return float(np.mean(np.concatenate(ratios) <= estimator.card.uncertainty.factor))
+
+
+def _figures(card: Card, case: Case) -> NDArray:
+    """Return what the score of foreign images looks at."""
+    return features(REGIONS[card.input.figures](case.measured), level(case.noise))
 
 
 def _change(case: Case, estimate: Estimate) -> Residual:

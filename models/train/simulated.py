@@ -26,6 +26,7 @@ DATA, CACHE = "ISOCENTER_DATA", "XDG_CACHE_HOME"
 _COARSE, _NEAR = 4, 9  # pixels
 _MOST = 6.0  # standard deviations of the noise, of detail that counts
 _LEAST = 0.1
+_TINY = 1e-4
 _CONTRAST = (3.0, 15.0)  # standard deviations of the noise, of spots
 
 
@@ -61,13 +62,18 @@ class Simulated:
     detail: float = 0.5
     """How much more an error counts for each standard deviation of the noise that the truth is off its mean nearby."""
     spots: float = 2.0
-    """Mean number of small lesions put into a patch and its truth alike: a linear reconstruction adds them so."""
+    """Mean number of small lesions put into every other patch and its truth: a linear reconstruction adds them so."""
+    kept_whole: float = 1.0
+    """Weight of what is lost of these lesions, as a part of them."""
     dark: bool = True
     """Whether spots may be darker than what is around them."""
 
     def batch(self, chance: np.random.Generator, size: int) -> tuple[Tensor, Tensor]:
-        """Return patches of kept samples, turned and mirrored by chance, in units of the noise of their slice."""
-        pairs = [self._patch(chance) for _ in range(size)]
+        """Return patches of kept samples, turned and mirrored by chance, in units of the noise of their slice.
+
+        Each patch comes twice, side by side: with small lesions, and as it is.
+        """
+        pairs = [pair for _ in range(max(size // 2, 1)) for pair in self._patches(chance)]
         x, truth = (torch.from_numpy(np.stack(part)) for part in zip(*pairs, strict=True))
         return x, truth
 
@@ -75,14 +81,15 @@ class Simulated:
         """Return the mean error of pixels and of their means in blocks; where there is detail it counts more.
 
         What minimises the mean error of all pixels makes a faint lesion fainter, as most of what looks like one is
-        noise. Weighing by the truth's own detail takes that back.
+        noise. Weighing by the truth's own detail takes back a part of that; the rest takes `lost`.
         """
         detail = (truth - functional.avg_pool2d(truth, _NEAR, 1, _NEAR // 2, count_include_pad=False)).abs()
         noise = x[:, truth.shape[1] :].clamp_min(_LEAST)
         weight = 1 + self.detail * (detail.amax(dim=1, keepdim=True) / noise).clamp_max(_MOST)
         error = estimate - truth
         means = _COARSE * functional.avg_pool2d(error, _COARSE)
-        return (weight * self.penalty(error)).mean() + self.coarse * self.penalty(means).mean()
+        total = (weight * self.penalty(error)).mean() + self.coarse * self.penalty(means).mean()
+        return total + self.kept_whole * lost(error, truth)
 
     def penalty(self, error: Tensor) -> Tensor:
         """Return what each error costs: its magnitude, smooth about 0."""
@@ -119,7 +126,8 @@ class Simulated:
     def _drawn(self) -> dict[int, Case]:
         return {}
 
-    def _patch(self, chance: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _patches(self, chance: np.random.Generator) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """Return input and truth of a patch with small lesions, and without."""
         number = int(chance.integers(self.kept))
         if number not in self._drawn:
             self._drawn[number] = self.case(self._sample("training", number))
@@ -128,19 +136,21 @@ class Simulated:
         cut = tuple(slice(c, c + self.patch) for c in corner)
         turns, mirror = int(chance.integers(4)), chance.random() < 0.5
         unit = np.float32(level(case.noise))
-        more = self._spots(case.truth[cut], case.noise[cut], chance)
-        measured, truth = case.measured[cut] + more, case.truth[cut] + more
-        planes = np.stack([*_channels(measured), case.noise[cut], *_channels(truth)]) / unit
-        turned = np.rot90(planes, turns, (1, 2))
-        mirrored = turned[..., ::-1] if mirror else turned
-        n = len(planes) // 2
-        return np.ascontiguousarray(mirrored[: n + 1]), np.ascontiguousarray(mirrored[n + 1 :])
+        made = []
+        for more in (self._spots(case.truth[cut], case.noise[cut], chance), 0):
+            measured, truth = case.measured[cut] + more, case.truth[cut] + more
+            planes = np.stack([*_channels(measured), case.noise[cut], *_channels(truth)]) / unit
+            turned = np.rot90(planes, turns, (1, 2))
+            mirrored = np.ascontiguousarray(turned[..., ::-1] if mirror else turned, np.float32)
+            n = len(planes) // 2
+            made.append((mirrored[: n + 1], mirrored[n + 1 :]))
+        return made
 
     def _spots(self, truth: NDArray, noise: NDArray, chance: np.random.Generator) -> NDArray:
         """Return lesions of 2 to 5 pixels for a patch (y, x), as bright against the noise as may be seen."""
         more = np.zeros_like(truth)
         y, x = np.indices(truth.shape, np.float32)
-        for _ in range(chance.poisson(self.spots)):
+        for _ in range(max(chance.poisson(self.spots), 1 if self.spots else 0)):
             at = tuple(int(chance.integers(n)) for n in truth.shape)
             fwhm, contrast = chance.uniform(1.8, 5.0), np.exp(chance.uniform(*np.log(_CONTRAST)))
             bell = np.exp(-4 * np.log(2) * ((y - at[0]) ** 2 + (x - at[1]) ** 2) / np.float32(fwhm**2))
@@ -148,6 +158,20 @@ class Simulated:
             phase = truth[at] / max(abs(truth[at]), 1e-6) if np.iscomplexobj(truth) else 1.0
             more += (sign * contrast * noise[at] * phase * bell).astype(truth.dtype)
         return more
+
+
+def lost(error: Tensor, truth: Tensor) -> Tensor:
+    """Return what a network loses of lesions, and makes of them elsewhere, as a part of them: 0 where they pass whole.
+
+    Patches (n, channel, y, x) come in pairs that differ by lesions alone. A network that takes the noise from both
+    alike has the same error in both.
+    """
+    even = len(truth) // 2 * 2
+    if not even:
+        return torch.zeros(())
+    apart, lesions = (t[0:even:2] - t[1:even:2] for t in (error, truth))
+    power = lesions.square().sum((1, 2, 3))
+    return ((apart.square().sum((1, 2, 3)) + _TINY) / (power + _TINY)).sqrt().mul(power > _TINY).mean()
 
 
 def _channels(values: NDArray) -> list[NDArray[np.float32]]:

@@ -34,7 +34,7 @@ class CheckQuality(LookingAtImages):
     """The same, below which a person is asked."""
     contrast_flag: float = 1.0
     """Distance of the object's two main levels over the noise, below which no tissue is told from another."""
-    ghost_flag: float = 0.03
+    ghost_flag: float = 0.025
     """Signal beside the object along one axis more than along the other, part of the object's, from which to mark."""
     ghost_hold: float = 0.12
     """The same, from which a person is asked."""

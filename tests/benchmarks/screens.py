@@ -1,6 +1,7 @@
 """Screenshots of the console page: virtual scanners, the real service, a real browser; written to ``console/``.
 
-Run as ``python -m tests.benchmarks.screens [FOLDER]``. The slice plan is the rig's own example, not a network's.
+Run as ``python -m tests.benchmarks.screens [FOLDER]``: each scene in English on a small and in French on a large screen
+(with FOLDER: in both languages on both). The slice plan is the rig's own example, not a network's.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 
 from acquisition.items import SlicePlan
 from acquisition.scan import Scan
@@ -42,8 +44,9 @@ from kernels.memory import keep_memory
 from tests.browser import Browser, browser_path
 
 FOLDER = Path(__file__).parent / "console"
-SIZES = ((1280, 800), (1920, 1080))
-LANGUAGES = ("en", "fr")
+SMALL, LARGE = (1280, 800), (1920, 1080)
+SHOWN = (("en", SMALL), ("fr", LARGE))
+ALL = (*SHOWN, ("fr", SMALL), ("en", LARGE))
 LARGEST = 300_000
 """Of one picture [bytes]."""
 LOCALIZER = "localizer_sag"
@@ -117,6 +120,7 @@ class Photographer:
 
     def __init__(self, browser: Browser, house: House, folder: Path) -> None:
         self.browser, self._house, self._folder = browser, house, folder
+        self._wanted = SHOWN if folder == FOLDER else ALL
         self.written: list[Path] = []
 
     def open(self, language: str) -> None:
@@ -124,20 +128,21 @@ class Photographer:
         self.browser.goto(f"{self._house.page}/?lang={language}")
         self.browser.until("document.querySelectorAll('.exam').length > 0 && document.documentElement.dataset.language")
 
-    def take(self, scene: str, prepare: Callable[[Browser], None], sizes: tuple[tuple[int, int], ...] = SIZES) -> None:
+    def take(self, scene: str, prepare: Callable[[Browser], None]) -> None:
         """Open, prepare and photograph one scene."""
-        for language in LANGUAGES:
-            for width, height in sizes:
-                self.browser.resize(width, height)
-                self.open(language)
-                prepare(self.browser)
-                self.shot(f"{scene}_{language}_{width}x{height}")
+        for language, (width, height) in self._wanted:
+            self.browser.resize(width, height)
+            self.open(language)
+            prepare(self.browser)
+            self.shot(f"{scene}_{language}_{width}x{height}")
 
     def shot(self, name: str) -> None:
         """Photograph what is there."""
         time.sleep(0.6)
         path = self._folder / f"{name}.png"
         self.browser.screenshot(path)
+        with PIL.Image.open(path) as picture:
+            picture.convert("RGB").quantize(256).save(path, optimize=True)
         self.written.append(path)
 
 
@@ -159,7 +164,7 @@ def live(camera: Photographer, house: House) -> None:
     head = mri_demo().at(matrix=(12, 192, 192), n_coils=8)
     scan = threading.Thread(target=mri_exam, args=(house,), kwargs={"exam": head, "speed": 0.25}, daemon=True)
     scan.start()
-    for language, (width, height), n in (("en", SIZES[0], 3), ("fr", SIZES[1], 7)):
+    for language, (width, height), n in (("en", SMALL, 3), ("fr", LARGE, 7)):
         camera.browser.resize(width, height)
         camera.open(language)
         made = "Number(document.querySelector('#slice').max)"
@@ -171,6 +176,7 @@ def live(camera: Photographer, house: House) -> None:
 def plan_moved(browser: Browser) -> None:
     """The localizer with its plan, moved and turned by hand."""
     exam(LOCALIZER)(browser)
+    browser.run("isocenter.resetPlan()")
     browser.run("document.querySelector('#canvas').focus()")
     for key, shift, times in (("ArrowDown", False, 6), ("ArrowRight", True, 5)):
         for _ in range(times):
@@ -209,9 +215,9 @@ def main() -> int:
         camera.take("compare", exam(mri_demo().protocol_name))
         camera.take("ct", exam("chest_helical"))
         camera.take("pet", exam("torso_fdg"))
-        camera.take("answer", asked, SIZES[:1])
+        camera.take("answer", asked)
         browser.run("document.querySelector('#ask').close(); document.querySelector('#help-button').click()")
-        camera.take("keys", lambda b: b.key("?"), SIZES[:1])
+        camera.take("keys", lambda b: b.key("?"))
     for path in camera.written:
         print(f"{path.name:40} {path.stat().st_size / 1e3:6.0f} kB")
     return 1 if any(path.stat().st_size > LARGEST for path in camera.written) else 0

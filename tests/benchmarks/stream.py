@@ -189,6 +189,7 @@ def main() -> None:
             "raw stream": {"port": ports["plain"]},
             "raw stream, ring in /dev/shm": {"port": ports["plain"], "ring_bytes": RING},
             "raw stream, CURVE": curve,
+            "raw stream, CURVE, ring in /dev/shm": {**curve, "ring_bytes": RING},
         }
         for name, (scan, blocks), mrd in (
             (f"MRI, {READOUTS} readouts of {COILS} x {SAMPLES}, one by one", mr_blocks(), ports["mrd"]),

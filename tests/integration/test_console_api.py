@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
 
 from integration.console import pulse
+from integration.console.access import Right
+from integration.console.app import Console
 from integration.console.exams import grouped
 from integration.console.models import AnswerBody, PlanBody
-from integration.console.table import TABLE
+from integration.console.replies import RefusedError, told
+from integration.console.table import TABLE, Address
 from integration.console.views import Views
 from integration.service import Service
 from tests.integration.console_samples import DEAD, PLAN, ask, console, events, job_of
@@ -201,6 +207,31 @@ def test_a_page_from_elsewhere_can_change_nothing(service: Service) -> None:
     assert ask(service, "/api/destinations/dead/retry", method="POST", **evil).status == 403
     assert ask(service, "/api/exams", Host="evil.example").status == 400
     assert not [a for a in service.journal.answers.of(job_of(service)) if a.who == "evil"]
+
+
+def test_all_requests_pass_the_one_guard_with_the_right_they_need(service: Service) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def nobody(request: Request, right: Right) -> None:
+        asked.append((request.method, right.value))
+        raise RefusedError("guard", status=403, expected="somebody", got="nobody", action="sign in")
+
+    routes = Console(service, guard=nobody).routes()
+    app = Starlette(routes=routes, exception_handlers={RefusedError: told})  # type: ignore[dict-item]
+    for row in [*TABLE, Address(path="/api/events", view="exams")]:
+        status: list[int] = []
+        scope = {"type": "http", "method": row.method, "path": re.sub(r"{\w+(:int)?}", "1", row.path), "headers": []}
+
+        async def receive() -> dict[str, object]:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: MutableMapping[str, object], found: list[int] = status) -> None:
+            if message["type"] == "http.response.start":
+                found.append(int(str(message["status"])))
+
+        asyncio.run(app(scope | {"query_string": b"", "root_path": ""}, receive, send))
+        assert status == [403], row.path
+        assert asked[-1] == (row.method, row.right.value)
 
 
 def test_every_address_that_changes_something_needs_a_right() -> None:

@@ -195,7 +195,7 @@ def test_an_answer_is_given_by_keyboard(service: Service, page: Browser) -> None
         page.key(letter)
     page.click("#reasons button")
     page.run("document.querySelector('#ask-who').focus()")
-    page.click("#ask-ok")
+    page.key("Enter")
     until(lambda: service.journal.answers.last(job_of(service)))
     answer = service.journal.answers.last(job_of(service))
     assert answer is not None and (answer.word, answer.who, answer.why) == ("repeat", "mc", "The patient moved")
@@ -203,7 +203,7 @@ def test_an_answer_is_given_by_keyboard(service: Service, page: Browser) -> None
     page.key("a")
     page.until("document.querySelector('#ask').open")
     assert page.run("document.querySelector('#ask-who').value") == "mc"  # the name is remembered
-    page.key("Escape")
+    page.click("#ask-cancel")
     page.until("!document.querySelector('#ask').open")
     assert len(service.journal.answers.of(job_of(service))) == 1
 

@@ -12,9 +12,10 @@ import pytest
 
 from acquisition.errors import ConfigError, SetupError
 from acquisition.sources.phantom.exam import MriExam
-from integration import demo
+from integration import demo, demo_feed
 from integration.cli import WRONG, run
 from integration.commands.demo import EXAMS, chosen
+from integration.demo_console import console_house
 from tests.conftest import ROOT
 
 
@@ -31,6 +32,19 @@ def test_it_runs_once_and_prints_one_json_object(tmp_path: Path) -> None:
     assert {"made", "wire", "spool", "archive archive"} <= set(exam["latency_ms"])
     assert {v["level"] for v in exam["verdicts"]} == {"PASS"}
     assert "slice 19 is back at the scanner" in done.stderr
+
+
+def test_one_console_shows_what_the_demonstration_measures(tmp_path: Path) -> None:
+    with console_house(tmp_path) as place:
+        assert place.service is not None
+        with demo_feed.serving(place, "another") as (at, service):
+            assert at is place and service is place.service
+        outcome = demo.mri_exam(place, exam=MriExam(matrix=(2, 32, 32), n_coils=2), speed=100)
+        (exam,) = place.ask("api/exams")["exams"]
+        outputs = [s["output"] for s in place.ask(f"api/exams/{exam['job']}/images")["series"]]
+        assert "mri_cartesian" in {p["name"] for p in place.ask("api/protocols")["protocols"]}
+    assert outcome.troubles == [] and outcome.images == 4
+    assert outputs == ["conventional", "nlm"]
 
 
 def test_what_goes_wrong_is_in_the_outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

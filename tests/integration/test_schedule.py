@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -25,6 +26,9 @@ from integration.schedule.worker import Work
 from tests.integration.doors_samples import EXAM
 from tests.integration.schedule_samples import PLACE, STEP, main
 from tests.integration.stream_samples import mr
+from tests.models.samples import card_folder
+from tests.models.samples import image as model_image
+from tests.models.samples import scan as model_scan
 
 SCAN = mr()[0]
 GRID = replace(EXAM.grid.plane(0), shape=(1, 4, 4))
@@ -71,8 +75,6 @@ def own_pool() -> Iterator[Callable[..., Pool]]:
 
 
 def work(job: str, *, images: int = 1, **parameters: Any) -> Work:
-    import json
-
     rows = json.dumps([[STEP, parameters]])
     return Work(job=job, scan=replace(SCAN, uid=job), steps=rows, images=tuple(image(n) for n in range(images)))
 
@@ -257,3 +259,22 @@ def test_urgency_and_deadline_come_with_the_request() -> None:
     ):
         with pytest.raises(ConfigError, match=match):
             from_text(wrong)
+
+
+def test_a_real_network_gives_beside_the_scan_what_it_gives_in_it(pool: Pool, tmp_path: Path) -> None:
+    card = {"card": str(card_folder(tmp_path)), "engine": "torch", "strength": 1.0}
+    made = Protocol(name="p", modality="MR", description="", steps=(("model.denoise", card),))
+    found = []
+    for where in (None, pool):
+        started = Run(model_scan(), made, beside(where, made, job="real", request=Request(protocol="p")))
+        started.open()
+        images = [i for k in range(2) for i in started.feed(model_image(position=Position(slice=k)))]
+        found.append([*images, *started.close()])
+        assert "network.left_out" not in [v.check for v in started.verdicts]
+    here, there = (sorted(images, key=lambda i: (i.output, i.position.slice)) for images in found)
+    assert [i.output for i in there] == [i.output for i in here]
+    assert {i.output for i in here} == {"conventional", "denoised", "denoised_uncertainty"}
+    for one, other in zip(here, there, strict=True):
+        np.testing.assert_allclose(one.data, other.data, atol=1e-4 * np.abs(one.data).max())
+        assert one.provenance == other.provenance and one.attributes == other.attributes
+        assert [v.check for v in one.verdicts] == [v.check for v in other.verdicts]

@@ -48,6 +48,17 @@ def test_the_command_line_stands_over_the_file(tmp_path: Path) -> None:
     assert (plan.mrd_port, plan.limits.connections, plan.reserve_bytes) == (0, 3, 2 << 30)
 
 
+def test_a_console_has_memory_for_pictures_and_stays_on_the_loopback(tmp_path: Path) -> None:
+    assert read_settings(None).plan().picture_bytes == 0
+    assert read_settings(None, console=True).plan().picture_bytes == 512 << 20
+    text = "{console: true, console_mib: 64, host: localhost}"
+    assert read_settings(written(tmp_path, text)).plan().picture_bytes == 64 << 20
+    with pytest.raises(ConfigError, match=r"no console at 0\.0\.0\.0: it shows patients and has no password"):
+        read_settings(None, console=True, host="0.0.0.0")
+    with pytest.raises(ConfigError, match="needs an HTTP port"):
+        read_settings(written(tmp_path, "{console: true, http_port: null}"))
+
+
 def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
     assert read_settings(written(tmp_path, "# nothing yet\n")) == Settings()
 

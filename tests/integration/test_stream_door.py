@@ -180,6 +180,22 @@ def test_who_ignores_the_window_is_told_and_cut_short() -> None:
     assert "at most 100000 bytes under way, got more. wait for progress" in str(heard.items[-1].error)
 
 
+def test_many_empty_messages_are_bounded_too() -> None:
+    heard = Heard()
+    heard.go = threading.Semaphore(2)
+    with listening(heard, inbox_bytes=100_000) as server, Wire(server.port) as wire:
+        wire.open(ct()[0])
+        wire.until(Opened)
+        for _ in range(500):
+            wire.send(b"")
+        deadline = time.monotonic() + 10
+        while (call := next(iter(server._calls.values())))._inbox._closed is False and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert len(call._inbox._items) <= 100  # and the word that it was too much
+        heard.go.release(200)
+        heard.over.wait(5)
+
+
 def test_a_scanner_that_does_not_read_its_images_is_given_up() -> None:
     made = Image(data=np.ones((1, 512, 512), np.float32), grid=replace(EXAM.grid.plane(0), shape=(1, 512, 512)))
 

@@ -11,11 +11,14 @@ import zmq
 
 from acquisition.errors import ConfigError, SetupError
 from acquisition.items import VIEW_HEAD, Projections
+from integration.cli import OK, WRONG, run
 from integration.doors.stream.call import StreamCall
 from integration.doors.stream.client import StreamClient
 from integration.doors.stream.keys import KeyPair, check_keys, make_keys, read_clients, read_keys
 from integration.doors.stream.server import Keys, StreamServer
-from tests.integration.stream_samples import Wire, ct, listening, said
+from integration.settings import Settings, read_settings
+from tests.integration.doors_samples import serving
+from tests.integration.stream_samples import Wire, ct, listening, mr, said
 
 
 def client(port: int | None, **options: Any) -> StreamClient:
@@ -92,3 +95,32 @@ def test_key_files_are_kept_and_read_carefully(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="a text file"):
         read_clients(tmp_path / "none")
     clients.write_text("public x\n")
+
+
+def test_the_command_makes_keys_that_the_settings_take(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = tmp_path / "stream.key"
+    assert run(["keys", str(own)]) == OK
+    public = capsys.readouterr().out.strip()
+    assert run(["keys", str(own)]) == WRONG and "expected a new file" in capsys.readouterr().err
+    clients = tmp_path / "clients"
+    clients.write_text(f"ct1 {make_keys(tmp_path / 'ct1.key').public}\n")
+    settings = Settings(data=tmp_path, stream_port=0, stream_key=own, stream_clients=clients, workers=2)
+    made = settings.plan()
+    assert made.stream_keys is not None and made.stream_keys.own.public == public
+    assert list(made.stream_keys.clients.values()) == ["ct1"] and (made.stream_port, made.workers) == (0, 2)
+    with pytest.raises(ConfigError, match="stream_key and stream_clients go together"):
+        read_settings(None, stream_key=own)
+    assert Settings().plan().stream_port is None
+
+
+def test_a_service_with_keys_hears_its_scanners_only(tmp_path: Path) -> None:
+    keys, pairs = keys_of(tmp_path)
+    scan, items = mr()
+    with serving(tmp_path / "data", stream_port=0, stream_keys=keys) as service:
+        with client(service.stream_port, keys=pairs["ct1"], service_key=pairs["service"].public) as one:
+            answers = one.send(said(scan, items))
+        row = service.console.job(answers.job)
+        assert row is not None and row.source == "ct1 at 127.0.0.1" and len(answers.images) == 3
+        with Wire(service.stream_port or 0) as wire:
+            wire.open(scan)
+            assert wire.next(300) is None

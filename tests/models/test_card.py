@@ -42,11 +42,11 @@ def test_a_card_is_the_same_after_writing_and_reading(tmp_path: Path) -> None:
         (
             "input.range",
             {},
-            r"input.range: expected one of dimensions, kinds, matrix, noise, ranges, units.*did you mean ranges\?",
+            r"input.range: expected one of dimensions, figures, kinds, matrix, noise, ranges, units.*mean ranges\?",
         ),
         ("input.ranges.snrr", [1, 2], r"input.ranges.snrr: expected one of .*did you mean snr\?"),
         ("training.data.0.license", "x", r"training.data.0.license: expected one of .*did you mean licence\?"),
-        ("consistency.rms.flag", 1, r"consistency.rms.flag: expected one of flag_above, refuse_above"),
+        ("consistency.rms.flag", 1, r"consistency.rms.flag: expected one of flag_above, flag_below, refuse_above"),
         ("ood", "DELETE", "card.*: ood: expected a value, got none"),
         ("training.data.0.licence", "DELETE", "training.data.0.licence: expected a value"),
         ("metrics", [], "metrics"),

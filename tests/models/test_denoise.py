@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from acquisition.errors import ConfigError
+from acquisition.verdict import Level
 from models import apply as module
 from models.nets import NETS
 from recon.noise import NoiseMap
@@ -60,3 +61,14 @@ def test_a_slice_of_ct_gets_its_noise_from_the_step_before(tmp_path: Path, plain
     assert [o.output for o in out] == ["conventional", "noise", "denoised", "denoised_uncertainty"]
     assert out[0] is one
     assert 0.5 < np.median(out[1].data) / 20 < 1.5
+
+
+def test_a_change_below_what_is_usual_is_shown_and_marked(tmp_path: Path, plain: None) -> None:
+    rms = {"flag_above": 90, "flag_below": 80, "refuse_above": 90}
+    limits = {"rms": rms, "peak": {"flag_above": 90, "refuse_above": 90}}
+    made = step(plain_card(tmp_path, "blur", consistency=limits))
+    made.open(scan())
+    _, enhanced, _ = made.feed(image())
+    (verdict,) = enhanced.verdicts
+    assert (verdict.level, verdict.limit) == (Level.FLAG, 80)
+    assert "less noise than it was told of" in verdict.advice

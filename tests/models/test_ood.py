@@ -7,7 +7,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from acquisition.errors import DataError
-from models.ood import FEATURES, features, fitted
+from models.ood import FEATURES, REGIONS, features, fitted
 from tests.models.samples import ellipses, statistics
 
 HELD_OUT = [ellipses(seed) for seed in range(500, 540)]
@@ -73,3 +73,26 @@ def test_too_little_is_refused() -> None:
         fitted(np.zeros((13, len(FEATURES))))
     with pytest.raises(DataError, match="16 x 16 pixels"):
         features(np.zeros((8, 40)), 1.0)
+
+
+def test_an_object_has_the_figures_of_its_box_however_large_the_field_of_view() -> None:
+    rng = np.random.default_rng(0)
+    y, x = np.indices((40, 40)) - 19.5
+    body = np.where(np.hypot(y, x) < 19, 5 + rng.standard_normal((40, 40)), 0.0)
+    wide = np.zeros((6, 130, 120))
+    wide[2:4, 50:90, 30:70] = body
+    box = REGIONS["object"](wide)
+    assert box.shape[0] == 2
+    assert all(38 <= n <= 44 for n in box.shape[1:])
+    assert REGIONS["image"](wide) is wide
+    near = wide[2:4, 44:100, 20:80]
+    np.testing.assert_allclose(features(box, 1.0), features(REGIONS["object"](near), 1.0), atol=0.01)
+    assert np.abs(features(wide, 1.0) - features(near, 1.0)).max() > 5
+
+
+def test_what_is_too_small_for_figures_and_what_is_empty_stay_whole() -> None:
+    dot = np.zeros((64, 64))
+    dot[30:33, 30:33] = 1.0
+    assert REGIONS["object"](dot) is dot
+    nothing = np.zeros((64, 64))
+    assert REGIONS["object"](nothing).shape == nothing.shape

@@ -13,7 +13,7 @@ import torch
 
 from acquisition.errors import ConfigError, DataError, LimitError, ReconError
 from models.card import read_card
-from models.consistency import residual
+from models.consistency import Residual, residual
 from models.engine import TorchCpu
 from models.estimate import Estimator
 from models.load import load
@@ -233,6 +233,19 @@ def test_taking_all_noise_away_is_never_refused(published: Path) -> None:
         noise = chance.standard_normal((128, 128))
         alarms += residual(noise, 0 * noise, noise * 0 + 1).peak > publishing.largest_of_noise((128, 128))
     assert alarms <= 2
+
+
+def test_enough_images_mark_what_none_of_them_did_and_never_refuse_noise() -> None:
+    cases = list(Ellipses().cases("calibration", 2)) * 30
+    changes = [Residual(rms, 2.0) for rms in np.linspace(0.3, 0.6, 60)]
+    limits = publishing._bounds(cases, changes, 4.0)
+    assert limits["rms"]["flag_above"] == pytest.approx(1.15 * 0.6, rel=1e-4)
+    assert limits["rms"]["flag_below"] == pytest.approx(0.3 / 1.15, rel=1e-4)
+    assert limits["rms"]["refuse_above"] > 1
+    assert limits["peak"]["refuse_above"] > 4
+    few = publishing._bounds(cases[:20], changes[:20], 4.0)
+    assert few["rms"]["flag_above"] > 1
+    assert "flag_below" not in few["rms"]
 
 
 def test_splits_share_no_image() -> None:

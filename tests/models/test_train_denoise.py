@@ -18,7 +18,7 @@ from models.train.loop import Trained
 from models.train.mr_denoise import MrDenoise
 from models.train.pet_denoise import PetDenoise
 from models.train.publish import Run, provisional
-from models.train.simulated import Simulated
+from models.train.simulated import Simulated, lost
 from recon.noise import local_noise
 from tests.models.train.test_dataset import Small
 
@@ -47,15 +47,34 @@ def test_patches_are_in_units_of_their_noise(of: Simulated) -> None:
     assert 0.5 < float(errors[:, :1][noise > 0.5].median() / 0.6745) < 1.7
 
 
-def test_spots_are_in_the_patch_and_in_its_truth_alike(of: Simulated) -> None:
-    chance = np.random.default_rng
-    (x, truth), (plain, bare) = (replace(of, spots=n).batch(chance(0), 1) for n in (9.0, 0.0))
+def test_every_patch_comes_with_spots_and_without_and_else_alike(of: Simulated) -> None:
+    x, truth = replace(of, spots=9.0).batch(np.random.default_rng(0), 4)
     channels = truth.shape[1]
-    torch.testing.assert_close(x[:, :channels] - truth, plain[:, :channels] - bare, rtol=1e-3, atol=1e-3)
-    more = (truth - bare).abs().amax(dim=1)
-    assert float(more.max()) > 1
+    noise = x[:, :channels] - truth
+    torch.testing.assert_close(noise[0::2], noise[1::2], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(x[0::2, channels:], x[1::2, channels:])
+    spots = truth[0::2] - truth[1::2]
+    assert float(spots.abs().amax()) > 1
     if isinstance(of, PetDenoise):
-        assert float((truth - bare).min()) > -1e-4
+        assert float(spots.min()) > -1e-4
+
+
+def test_what_is_lost_of_lesions_is_a_part_of_them(of: Simulated) -> None:
+    _, truth = of.batch(np.random.default_rng(0), 4)
+    lesions = truth[0::2] - truth[1::2]
+    error = torch.randn(truth[0::2].shape, generator=torch.Generator().manual_seed(0)).repeat_interleave(2, dim=0)
+    assert float(lost(error, truth)) < 0.1  # noise that both keep is no loss
+    for part in (0.25, -0.25):
+        error[0::2] = error[1::2] + part * lesions
+        assert float(lost(error, truth)) == pytest.approx(0.25, abs=0.02)
+
+
+def test_what_is_lost_costs(of: Simulated) -> None:
+    x, truth = of.batch(np.random.default_rng(0), 2)
+    faded = truth.clone()
+    faded[0] = truth[1] + 0.5 * (truth[0] - truth[1])
+    cost, free = (float(replace(of, kept_whole=w).loss(faded, truth, x)) for w in (1.0, 0.0))
+    assert cost - free == pytest.approx(0.5, abs=0.05)
 
 
 def test_a_case_is_a_sample_of_its_split_with_the_noise_that_the_service_knows(of: Simulated) -> None:

@@ -43,6 +43,13 @@ def test_twice_the_noise_is_twice_the_map_and_nothing_is_nothing() -> None:
     assert local_noise(np.zeros((9, 9))).shape == (9, 9)
 
 
+def test_what_lies_outside_of_the_reconstructed_circle_says_nothing() -> None:
+    y, x = np.mgrid[:128, :128] - 63.5
+    seen = np.hypot(y, x) < 50  # half of the image is the same number
+    found = local_noise(np.where(seen, 12 * white(128, 128), -1000.0).astype(np.float32))
+    assert np.median(found[np.hypot(y, x) < 40]) == pytest.approx(11, rel=0.2)
+
+
 def test_noise_that_grows_across_the_image_is_followed() -> None:
     across = np.linspace(10, 20, 128, dtype=np.float32)
     found = local_noise(across * white(128, 128))

@@ -183,16 +183,15 @@ export class Desk {
     c.fillStyle = byHand ? "#f0b429" : "#3fb950";
     for (const [x, y] of [h.centre, ...h.ends]) { c.beginPath(); c.arc(x, y, 8, 0, 7); c.fill(); }
     c.restore();
-    this.viewer.foot(this.planWords(), map.box, c.fillStyle);
+    this.viewer.foot(this.planWords(), map.box);
   }
 
-  /** The plan in words. */
+  /** The plan in words, line by line. */
   planWords() {
     const p = told.plan.get(this.job), plan = this.plan();
-    if (!plan) return "";
     const words = t("plan.words", {name: plan.name, n: plan.n_slices, mm: plan.slice_distance_mm, part: Math.round(100 * p.automatic.confidence)});
-    if (plan === p.automatic) return words;
+    if (plan === p.automatic) return [words];
     const d = difference(plan, p.automatic);
-    return `${words} · ${t("plan.moved", {mm: d.mm.toFixed(1), degrees: d.degrees.toFixed(1)})}`;
+    return [words, t("plan.moved", {mm: number(d.mm, 2), degrees: number(d.degrees, 2)})];
   }
 }

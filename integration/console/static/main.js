@@ -204,7 +204,7 @@ addEventListener("keydown", event => {
 
 const CLICKS = {
   language: () => say(other()), "help-button": KEYS["?"], compare: KEYS.c, preset: KEYS.w, follow: KEYS.f, plan: KEYS.p,
-  unplan: () => desk.resetPlan(), accept: KEYS.a, repeat: KEYS.r, reject: KEYS.x,
+  unplan: () => desk.resetPlan(), "ask-cancel": () => $("ask").close(""), accept: KEYS.a, repeat: KEYS.r, reject: KEYS.x,
 };
 for (const [id, work] of Object.entries(CLICKS)) $(id).onclick = work;
 $("left").onchange = () => { desk.left = $("left").value; if (desk.right === desk.left) desk.right = ""; desk.goto(desk.place); drawOutputs(); };

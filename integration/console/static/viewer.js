@@ -202,8 +202,11 @@ export class Viewer {
     c.fillText(text, x, y);
   }
 
-  /** Write a line at the foot of the picture. */
-  foot(text, box, colour) { this.#text(text, box.x + 10, box.y + box.h - 1.6 * this.#size(1.1), colour); }
+  /** Write lines at the foot of the picture. */
+  foot(lines, box) {
+    const size = this.#size(1.1);
+    lines.forEach((text, i) => this.#text(text, box.x + 10, box.y + box.h - (0.6 + 1.3 * (lines.length - i)) * size));
+  }
 
   #size(rem) { return rem * parseFloat(getComputedStyle(document.documentElement).fontSize); }
 

@@ -23,7 +23,18 @@ from integration.delivery.rows import Job
 from integration.doors.incoming import Broken, Incoming, size_of
 from integration.doors.mailbox import Mailbox
 from integration.doors.mrd_call import CallLimits
-from integration.doors.stream.messages import End, Found, Line, Opened, Planned, Progress, Returned, Ring, encode
+from integration.doors.stream.messages import (
+    LEAST_BYTES,
+    End,
+    Found,
+    Line,
+    Opened,
+    Planned,
+    Progress,
+    Returned,
+    Ring,
+    encode,
+)
 from integration.doors.stream.plain import Bytes
 from integration.doors.stream.reader import Reader, record_block, record_message
 from integration.doors.stream.ring import RingReader
@@ -143,7 +154,7 @@ class StreamCall:
     def deliver(self, frames: list[Bytes]) -> None:
         """Take a message in; one that the window does not allow ends the scan."""
         self.heard_s = time.monotonic()
-        if not self._inbox.offer(frames, max(1, sum(map(len, frames)))) and not self.ended.is_set():
+        if not self._inbox.offer(frames, max(LEAST_BYTES, sum(map(len, frames)))) and not self.ended.is_set():
             self.cut(
                 LimitError(
                     f"stream of {self.name}",

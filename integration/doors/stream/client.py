@@ -22,6 +22,7 @@ from integration.doors.stream.keys import KeyPair
 from integration.doors.stream.messages import (
     FROM_SERVICE,
     JSON_BYTES,
+    LEAST_BYTES,
     VERSION,
     Block,
     End,
@@ -45,6 +46,8 @@ SILENCE_S = 15.0
 _LARGEST_ANSWER = 1 << 30
 _RING_FROM = 1 << 16  # smaller blocks go as frames
 _STEP_MS = 200
+_HIGH_WATER = 64
+_QUIET_S = 0.5  # a service that works speaks more often; one that is silent is asked for the reason
 
 
 @dataclass(slots=True)
@@ -98,7 +101,7 @@ class StreamClient:
         self._socket = self._context.socket(zmq.DEALER)
         for option, value in (
             (zmq.LINGER, 0),
-            (zmq.SNDHWM, 4),
+            (zmq.SNDHWM, _HIGH_WATER),
             (zmq.HEARTBEAT_IVL, 2000),
             (zmq.HEARTBEAT_TIMEOUT, 8000),
         ):
@@ -112,7 +115,7 @@ class StreamClient:
         self._socket.connect(address)
         self._ring = RingWriter(ring_bytes) if ring_bytes else None
         self._flying: deque[tuple[int, int]] = deque()
-        self._window, self._seq, self._heard_s = 0, 0, time.monotonic()
+        self._window, self._seq, self._flying_bytes, self._heard_s = 0, 0, 0, time.monotonic()
 
     def send(
         self, incoming: Iterable[Incoming], *, urgency: str = "inline", network_deadline_s: float | None = None
@@ -188,10 +191,11 @@ class StreamClient:
     def _block(self, item: Any) -> None:
         self._seq += 1
         frames = self._placed(block_of(self._seq, item))
-        size = sum(map(len, frames))
-        while self._flying and sum(n for _, n in self._flying) + size > self._window and self.answers.end is None:
+        size = max(LEAST_BYTES, sum(map(len, frames)))
+        while self._flying and self._flying_bytes + size > self._window and self.answers.end is None:
             self._hear(_STEP_MS)
         self._flying.append((self._seq, size))
+        self._flying_bytes += size
         self._say(frames)
 
     def _placed(self, block: Block) -> list[Any]:
@@ -219,7 +223,8 @@ class StreamClient:
                 self._socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
                 return
             except zmq.Again:
-                self._hear(5)
+                self._socket.poll(_STEP_MS, zmq.POLLIN | zmq.POLLOUT)
+                self._hear(0)
 
     def _hear(self, wait_ms: int) -> None:
         """Take what has come; wait for it so long."""
@@ -228,6 +233,8 @@ class StreamClient:
                 frames = self._socket.recv_multipart(copy=False)
                 self._heard_s = time.monotonic()
                 self._take([frame.buffer for frame in frames])
+            return
+        if time.monotonic() - self._heard_s < _QUIET_S:
             return
         refused = self._monitor.poll(0) and recv_monitor_message(self._monitor)
         if refused or time.monotonic() - self._heard_s > SILENCE_S:
@@ -269,7 +276,7 @@ class StreamClient:
 
     def _free(self, taken: int) -> None:
         while self._flying and self._flying[0][0] <= taken:
-            self._flying.popleft()
+            self._flying_bytes -= self._flying.popleft()[1]
         if self._ring is not None:
             self._ring.free(taken)
 

@@ -26,6 +26,8 @@ VERSION = 1
 """Of the protocol."""
 MOST_FRAMES = 16
 """Frames of one message, the JSON included."""
+LEAST_BYTES = 1 << 10
+"""What a message counts at least in the window: many empty ones fill memory, too [bytes]."""
 JSON_BYTES = 1 * MIB
 """Longest JSON of a message [bytes]."""
 OPEN_BYTES = 16 * MIB
