@@ -89,6 +89,8 @@ class MrLowDose:
                 f" and MPRAGE, {DOSES[0]:g} to {DOSES[1]:g} of the dose; no real pair of doses was seen.",
                 "Both images must be of one sequence with the same parameters; lesions below 5 mm may be missed, and"
                 " no enhancement is no proof of none.",
+                "Enhancement comes out too weak: of lesions from 5 mm on a median of 57 % (SNR 20) to 67 % (SNR 40) is"
+                " shown, of faint ones of 8 mm less than a quarter. lowdose_support shows what the network left out.",
                 "It sees five slices of 0.9 to 4.2 mm; where the patient moved within a scan it was never tried.",
             ],
         }
