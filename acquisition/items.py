@@ -304,6 +304,8 @@ class Enhancement:
     """0: the conventional image ... 1: the network's."""
     engine: str
     """What it ran on, with the precision."""
+    synthetic: bool = False
+    """Whether it predicts what was not measured, rather than changes what was."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

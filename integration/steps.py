@@ -102,6 +102,7 @@ STEPS: dict[str, str] = {
     "map.perfusion": "recon.mri.perfusion:PerfusionMap",
     "model.denoise": "models.denoise:Denoise",
     "model.unrolled": "models.unrolled:Unrolled",
+    "model.lowdose": "integration.lowdose:LowDoseSeries",
     "check.ghost": "recon.mri.epi:CheckGhost",
     "check.image": "recon.checks:CheckImage",
     "check.mri_order": "acquisition.mri_order:CheckOrder",

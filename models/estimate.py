@@ -41,6 +41,7 @@ class Estimator:
         self.card, self.statistics, self.engine = loaded.card, loaded.statistics, engine
         self._multiple = int(getattr(loaded.network, "multiple", 1))
         self._complex = loaded.card.input.kinds == ("complex",)
+        self._channels = 3 if self._complex else 2
         self._buffer = np.zeros(0, np.float32)
 
     def prepare(self, matrix: tuple[int, ...]) -> None:
@@ -51,7 +52,7 @@ class Estimator:
         ReconError
             The engine cannot.
         """
-        shape = (1, 3 if self._complex else 2, *(-(-n // self._multiple) * self._multiple for n in matrix))
+        shape = (1, self._channels, *(-(-n // self._multiple) * self._multiple for n in matrix))
         if self._buffer.shape != shape:
             self._buffer = np.zeros(shape, np.float32)
         self.engine.prepare(shape)

@@ -16,7 +16,9 @@ from models.consistency import Residual, residual
 from models.engine import engine
 from models.estimate import Estimate, Estimator
 from models.load import Loaded
+from models.nets.lowdose import LowDose
 from models.nets.unrolled import STAGE_INPUT, Unpacked, Unrolled, gram, half, packed, parted, seen, towards
+from models.predict import Predictor
 from recon.mri.iterative import sparsity
 from recon.mri.model import CartesianSense
 from recon.solve import fista
@@ -163,7 +165,8 @@ def estimator_of(loaded: Loaded, name: str) -> Estimator:
     """Return a network on an engine, of the kind that it needs."""
     if isinstance(loaded.network, Unrolled):
         return Reconstructor(loaded, name)
-    return Estimator(loaded, engine(name, loaded.network, precision=loaded.card.network.precision))
+    kind = Predictor if isinstance(loaded.network, LowDose) else Estimator
+    return kind(loaded, engine(name, loaded.network, precision=loaded.card.network.precision))
 
 
 def halved(image: NDArray, level: float) -> Problem:

@@ -15,6 +15,8 @@ from models.card import Card
 from models.engine import available
 from models.estimate import Estimator, Floats
 from models.load import load
+from models.pair import dosed
+from models.predict import Predictor
 from models.problem import Reconstructor, estimator_of, halved
 
 _SNR = 50.0  # where the card does not limit it
@@ -86,6 +88,8 @@ def compared(path: Path, engines: Sequence[str] = ()) -> Iterator[Comparison]:
 def _made(estimator: Estimator, data: NDArray, noise: Floats) -> NDArray:
     if isinstance(estimator, Reconstructor):
         return estimator.solved(halved(data, float(np.median(noise)))).data
+    if isinstance(estimator, Predictor):
+        return estimator.solved(dosed(data, noise)).data
     return estimator.estimate(data, noise).data
 
 

@@ -151,26 +151,39 @@ def contribution(provenance: Provenance, *, now: datetime, station: str) -> Elem
 
 
 def derived(elements: Elements, provenance: Provenance) -> Elements:
-    """Return `elements` of an image; where a network changed its pixels, ImageType says DERIVED."""
+    """Return `elements` of an image; where a network changed its pixels, ImageType says DERIVED.
+
+    Where it predicts what was not measured, SyntheticData (PS3.3 C.12.1) says so as well.
+    """
     if provenance.network is None:
         return elements
     kinds = elements["ImageType"]
     assert isinstance(kinds, tuple)
-    return {**elements, "ImageType": ("DERIVED", *kinds[1:])}
+    made: Elements = {"SyntheticData": "YES"} if provenance.network.synthetic else {}
+    return {**elements, "ImageType": ("DERIVED", *kinds[1:]), **made}
 
 
 def output_words(image: Image, conventional: str) -> str:
     """Return what sets the series of an output apart from the conventional one in SeriesDescription."""
     network = image.provenance.network
     if network is not None:
-        return f"(DL {image.output[:30].replace('_', ' ')} {network.strength:g})"
+        return f"(DL {image.output[:34].replace('_', ' ')} {network.strength:g})"
     return "" if image.output == conventional else image.output[:40]
+
+
+_SYNTHESIZING: Elements = {
+    "CodeValue": "109100",
+    "CodingSchemeDesignator": "DCM",
+    "CodeMeaning": "Synthesizing Equipment",
+}
 
 
 def _network_equipment(network: Enhancement, ours: Elements) -> Elements:
     """Return the network as equipment of its own, in the same place and at the same time as ours."""
+    purpose = {"PurposeOfReferenceCodeSequence": [_SYNTHESIZING]} if network.synthetic else {}
     return {
         **ours,
+        **purpose,
         "ManufacturerModelName": f"network {network.card}",
         "SoftwareVersions": network.version,
         "ContributionDescription": shortened(_enhanced_by(network), _ST),
@@ -178,8 +191,9 @@ def _network_equipment(network: Enhancement, ours: Elements) -> Elements:
 
 
 def _enhanced_by(network: Enhancement) -> str:
+    what = "SYNTHETIC, not measured: predicted" if network.synthetic else "Enhanced"
     return (
-        f"Enhanced by the neural network {network.card} {network.version}, strength {network.strength:g}, "
+        f"{what} by the neural network {network.card} {network.version}, strength {network.strength:g}, "
         f"on {network.engine}, weights sha256 {network.sha256}"
     )
 

@@ -24,6 +24,7 @@ _UNITS = {rescale: unit for unit, rescale in RESCALE_TYPES.items()}
 _PET_UNITS = {units: unit for unit, units in UNITS.items()}
 _KINDS = {"M": Kind.MAGNITUDE, "P": Kind.PHASE, "R": Kind.REAL, "I": Kind.IMAGINARY}
 _NEEDED = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "PixelData")
+_TOLD = ("KVP", "StudyInstanceUID", "RepetitionTime", "EchoTime", "InversionTime", "FlipAngle", "SyntheticData")
 _EVEN_MM = 1e-2
 
 
@@ -113,7 +114,7 @@ def _image(frame: list[Dataset]) -> Image:
             "SeriesDescription": str(first.get("SeriesDescription", "")),
             "ImageComments": str(first.get("ImageComments", "")),
             "Manufacturer": str(first.get("Manufacturer", "")),
-            "KVP": str(first.get("KVP") or ""),
+            **{name: str(first.get(name) or "") for name in _TOLD},
         },
     )
 

@@ -12,10 +12,11 @@ from acquisition.errors import ConfigError, one_of
 NETS: dict[str, str] = {
     "unet": "models.nets.unet:UNet",
     "unrolled": "models.nets.unrolled:Unrolled",
+    "lowdose": "models.nets.lowdose:LowDose",
 }
 """Name -> ``module:Class``. A network takes (n, channel, y, x), the last channel the noise map, all in units of the
 noise, and returns the correction of the image channels; ``multiple`` is what y and x must be a multiple of.
-``unrolled`` has more channels behind the noise, see there."""
+``unrolled`` has more channels behind the noise, ``lowdose`` more in front of it, see there."""
 
 
 def build(name: str, parameters: Mapping[str, object], *, where: str) -> nn.Module:

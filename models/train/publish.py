@@ -22,7 +22,9 @@ from models.estimate import Estimate, Estimator
 from models.load import Loaded, packed
 from models.noise import level
 from models.ood import REGIONS, Statistics, features, fitted
-from models.problem import Reconstructor, estimator_of
+from models.pair import Pair
+from models.predict import Predictor
+from models.problem import Problem, Reconstructor, estimator_of
 from models.train.figures import FIGURES, interval
 from models.train.loop import Trained
 from models.train.recipe import Case, Recipe, Setting
@@ -161,8 +163,10 @@ def largest_of_noise(matrix: tuple[int, ...]) -> float:
 
 
 def estimated(estimator: Estimator, case: Case) -> Estimate:
-    """Return what a network makes of a case, from its image or from its k-space."""
-    if case.problem is not None and isinstance(estimator, Reconstructor):
+    """Return what a network makes of a case: from its image, its k-space, or its pair of images."""
+    if isinstance(case.problem, Problem) and isinstance(estimator, Reconstructor):
+        return estimator.solved(case.problem)
+    if isinstance(case.problem, Pair) and isinstance(estimator, Predictor):
         return estimator.solved(case.problem)
     return estimator.estimate(case.measured, case.noise)
 
@@ -207,6 +211,8 @@ def _figures(card: Card, case: Case) -> NDArray:
 def _change(case: Case, estimate: Estimate) -> Residual:
     if case.problem is None:
         return residual(case.measured, estimate.data, case.noise)
+    if isinstance(case.problem, Pair):
+        return case.problem.middle.residual((estimate.data - case.measured)[None])
     return case.problem.residual(torch.from_numpy(estimate.data))
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from acquisition.errors import ConfigError, one_of
+from models.pair import Pair
 from models.problem import Problem
 
 RECIPES: dict[str, str] = {
@@ -20,6 +21,7 @@ RECIPES: dict[str, str] = {
     "ct_denoise": "models.train.ct_denoise:CtDenoise",
     "pet_denoise": "models.train.pet_denoise:PetDenoise",
     "mr_unrolled": "models.train.unrolled:UnrolledMr",
+    "mr_lowdose": "models.train.mr_lowdose:MrLowDose",
 }
 """Name -> ``module:Class``; the name is that of the card."""
 
@@ -64,8 +66,8 @@ class Case:
     """Standard deviation of its noise (y, x), same unit."""
     inside: NDArray[np.bool_] | None = None
     """Where figures are taken (y, x); None: everywhere."""
-    problem: Problem | None = None
-    """The k-space behind it, for a network that works on that."""
+    problem: Problem | Pair | None = None
+    """The k-space behind it, or the pair of images, for a network that works on that."""
 
 
 Split = Literal["training", "calibration", "test"]
