@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +14,17 @@ from acquisition.slice_plan import SlicePlan
 from integration.letters import HEIGHT, lettered
 
 Picture = NDArray[np.uint8]
-Shown = tuple[NDArray[np.float64], Grid, Sequence[Line]]
+Floats = NDArray[np.float64]
+Shown = tuple[Floats, Grid, Sequence[Line]]
+Drawn = tuple[int, Floats, Floats]
+"""Number of a slice, ends of its line (x, y) on the page."""
 
 _SIDE = 384  # pixels of one image on the page
 _MARGIN, _SCALE = 10, 2
 _LINE = HEIGHT * _SCALE + 6
 _MOST = 3
+_NEAREST_LINES = 3.0  # pixels between lines
+_CROSS, _CROSS_MM = 7, 6.0
 _YELLOW, _RED, _WHITE = (255, 220, 0), (255, 70, 40), (235, 235, 235)
 _LETTERS = ("RL", "AP", "FH")
 """Sides of the patient at smaller and larger LPS coordinates."""
@@ -35,7 +41,7 @@ def page(shown: Sequence[Shown], plan: SlicePlan) -> Picture:
     plan
         What its words tell.
     """
-    panels = [_panel(one, outer={0, plan.n_slices - 1}) for one in _chosen(shown, plan)]
+    panels = [_panel(one, plan) for one in _chosen(shown, plan)]
     words = _words(plan)
     height = _SIDE + _LINE + 3 * _MARGIN + len(words) * _LINE
     width = max(len(panels) * (_SIDE + _MARGIN) + _MARGIN, 2 * _SIDE + 3 * _MARGIN)
@@ -60,8 +66,8 @@ def _chosen(shown: Sequence[Shown], plan: SlicePlan) -> list[Shown]:
     return [best[axis][1] for axis in sorted(best)][:_MOST]
 
 
-def _panel(shown: Shown, *, outer: set[int]) -> tuple[Picture, str]:
-    """Return one image in a square, its shape kept, with its lines, the `outer` ones red, and where its sides look."""
+def _panel(shown: Shown, plan: SlicePlan) -> tuple[Picture, str]:
+    """Return one image in a square, its shape kept, with lines, the outer ones red, landmarks, and where sides look."""
     pixels, grid, lines = shown
     n_y, n_x = pixels.shape
     size = np.array([n_y * grid.spacing_mm[1], n_x * grid.spacing_mm[2]])
@@ -74,12 +80,33 @@ def _panel(shown: Shown, *, outer: set[int]) -> tuple[Picture, str]:
     y0, x0 = (_SIDE - ny) // 2, (_SIDE - nx) // 2
     out[y0 : y0 + ny, x0 : x0 + nx] = (200 * grey).astype(np.uint8)[..., None]
     corner, zoom = np.array([x0, y0]), np.array([nx / n_x, ny / n_y])
-    for line in lines:
-        start, stop = (corner + (np.asarray(end) + 0.5) * zoom for end in (line.start, line.stop))
-        _draw(out, start, stop, colour=_RED if line.slice in outer else _YELLOW)
+    drawn = [(line.slice, *(corner + (np.asarray(e) + 0.5) * zoom for e in (line.start, line.stop))) for line in lines]
+    outer = {0, plan.n_slices - 1}
+    for number, start, stop in _apart(drawn, {*outer, plan.n_slices // 2}):
+        _draw(out, start, stop, colour=_RED if number in outer else _YELLOW)
+    for place in plan.landmarks_mm.values():
+        _cross(out, np.asarray(place), grid, corner=corner, zoom=zoom)
     for letter, place in _sides(grid):
         _write(out, letter, place, _WHITE)
     return out, _NAMES[int(np.argmax(np.abs(grid.normal)))]
+
+
+def _apart(lines: Sequence[Drawn], few: set[int]) -> list[Drawn]:
+    """Return the lines; only a `few` where all of them would hide the image."""
+    distances = [float(np.linalg.norm(b[1] - a[1])) for a, b in pairwise(lines)]
+    near = bool(distances) and float(np.median(distances)) < _NEAREST_LINES
+    return [line for line in lines if line[0] in few] if near else list(lines)
+
+
+def _cross(out: Picture, place: Floats, grid: Grid, *, corner: Floats, zoom: Floats) -> None:
+    """Mark a landmark that lies near the image."""
+    way = place - np.asarray(grid.origin_mm)
+    if abs(float(way @ np.asarray(grid.normal))) > _CROSS_MM:
+        return
+    at = np.array([way @ grid.x_dir / grid.spacing_mm[2], way @ grid.y_dir / grid.spacing_mm[1]])
+    middle = corner + (at + 0.5) * zoom
+    for arm in (np.array([_CROSS, 0.0]), np.array([0.0, _CROSS])):
+        _draw(out, middle - arm, middle + arm, colour=_WHITE)
 
 
 def _sides(grid: Grid) -> Iterator[tuple[str, tuple[int, int]]]:

@@ -93,12 +93,13 @@ def ticks(largest: float) -> list[float]:
     return [float(f"{k * step:.6g}") for k in range(int(np.ceil(largest / step - 1e-6)) + 1)]
 
 
-def png(grey: NDArray[np.uint8]) -> bytes:
-    """Return an 8-bit grey image (y, x) as PNG (ISO/IEC 15948)."""
-    rows, columns = grey.shape
-    lines = b"".join(b"\0" + np.ascontiguousarray(row).tobytes() for row in grey)
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    """Return an 8-bit grey (y, x) or colour image (y, x, rgb) as PNG (ISO/IEC 15948)."""
+    rows, columns = pixels.shape[:2]
+    colour = 2 if pixels.ndim == 3 else 0
+    lines = b"".join(b"\0" + np.ascontiguousarray(row).tobytes() for row in pixels)
     chunks = (
-        (b"IHDR", struct.pack(">2I5B", columns, rows, 8, 0, 0, 0, 0)),
+        (b"IHDR", struct.pack(">2I5B", columns, rows, 8, colour, 0, 0, 0)),
         (b"IDAT", zlib.compress(lines)),
         (b"IEND", b""),
     )

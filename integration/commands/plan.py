@@ -7,6 +7,7 @@ software: a person looks at the lines before anything is measured along them.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ from acquisition.verdict import Verdict
 
 EXAMPLES = """
   isocenter plan localizer/ --target brain-acpc --json
+  isocenter plan localizer/ -o dicom/
   isocenter plan localizer.h5 --target hippocampus --picture plan.png
   isocenter plan today/ --prior last_year/ --prior-plan last_year.json --json
 """
@@ -33,6 +35,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prior", type=Path, metavar="PATH", help="localizer of an earlier exam: the same angulation")
     parser.add_argument("--prior-plan", type=Path, metavar="FILE", help="plan of the earlier exam, as --json prints it")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="write a PNG of the plan in the localizer")
+    parser.add_argument(
+        "-o",
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="write the plan as DICOM (presentation state, page); DICOM PATH only",
+    )
     parser.add_argument("--json", action="store_true", help="print the plan as one JSON object")
 
 
@@ -42,13 +51,20 @@ def run(options: argparse.Namespace) -> int:
     Raises
     ------
     ConfigError
-        Only one of --prior and --prior-plan was given.
+        Only one of --prior and --prior-plan was given; --out without DICOM images to refer to.
     """
     from models.plan import planned, target_of
 
     target_of(options.target, where="isocenter plan")
     if (options.prior is None) != (options.prior_plan is None):
         raise ConfigError("isocenter plan", expected="--prior and --prior-plan together", got="one of them")
+    if options.out and not _files(options.path):
+        raise ConfigError(
+            "isocenter plan --out",
+            expected="DICOM files as PATH: a presentation state refers to them",
+            got=", ".join(map(str, options.path)),
+            action="name the localizer's DICOM folder, or use --picture",
+        )
     images = [image for path in options.path for image in images_of(path)]
     start = time.perf_counter()
     if options.prior is None:
@@ -58,10 +74,13 @@ def run(options: argparse.Namespace) -> int:
         plan, verdict = _transferred(images, options)
     seconds = time.perf_counter() - start
     if options.picture and plan is not None:
-        from integration.plan_picture import page
+        from integration.plan_page import page
+        from integration.plan_views import views
         from integration.plot import png
 
-        options.picture.write_bytes(png(page(images, plan)))
+        options.picture.write_bytes(png(page(views(images, plan), plan)))
+    if options.out and plan is not None:
+        _write(options.path, plan, options.out)
     document = None if plan is None else plan.as_dict()
     if options.json:
         print(json.dumps({"plan": document, "verdict": verdict.as_dict(), "seconds": round(seconds, 3)}))
@@ -93,10 +112,8 @@ def _read(path: Path) -> list[Image]:
         return [read_nifti(path)]
     if path.is_file() and path.suffix.lower() in (".dcm", ".ima"):
         return read_images(path)
-    if path.is_dir() and (files := [f for f in sorted(path.rglob("*")) if f.is_file() and _is_dicom(f)]):
+    if files := _files([path]):
         return read_images(files)
-    if path.is_file() and _is_dicom(path):
-        return read_images(path)
     return _reconstructed(path)
 
 
@@ -110,6 +127,23 @@ def _reconstructed(path: Path) -> list[Image]:
     raw = open_raw(path)
     work = Run(raw.scan, router.choose(Library([]), raw.scan, AUTO))
     return [image for image in reconstructed(work, raw.items()) if image.output == "conventional"]
+
+
+def _write(paths: list[Path], plan: SlicePlan, out: Path) -> None:
+    """Write presentation state and page of a plan; the same plan on the same images has the same UIDs again."""
+    from integration.dicom.plan import localizer, plan_objects
+
+    found = [localizer(file) for file in _files(paths)]
+    named = json.dumps([sorted(one.reference.sop_uid for one in found), plan.as_dict()], sort_keys=True)
+    out.mkdir(parents=True, exist_ok=True)
+    for made in plan_objects(found, plan, f"plan-{hashlib.sha256(named.encode()).hexdigest()[:24]}"):
+        (out / f"{made.sop_instance_uid}.dcm").write_bytes(made.data)
+
+
+def _files(paths: list[Path]) -> list[Path]:
+    """Return the DICOM files among files and in folders."""
+    found = (sorted(path.rglob("*")) if path.is_dir() else [path] for path in paths)
+    return [file for files in found for file in files if file.is_file() and _is_dicom(file)]
 
 
 def _is_dicom(path: Path) -> bool:

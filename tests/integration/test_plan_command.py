@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,22 @@ from acquisition.geometry import Grid
 from acquisition.items import Image, SlicePlan
 from acquisition.slice_plan import plan_of
 from integration.cli import run
-from integration.plan_picture import page
+from integration.dicom.mr import MrSeries
+from integration.dicom.plan import GSPS, SECONDARY_CAPTURE
+from integration.plan_page import page
+from integration.plan_views import views
+from tests.integration.dicom_samples import NOW, full_scan, parsed
 from tests.models.test_plan import MOTIONS, T1, head, marks, volume_grid
+
+PLAN = SlicePlan(
+    name="x",
+    centre_mm=(0.0, 0.0, 0.0),
+    normal=(0.0, 0.0, 1.0),
+    in_plane=(1.0, 0.0, 0.0),
+    fov_mm=(100.0, 100.0),
+    n_slices=3,
+    slice_distance_mm=40.0,
+)
 
 
 @pytest.fixture(scope="module")
@@ -68,19 +83,51 @@ def test_lines_are_where_the_slices_are() -> None:
         (0, 0, 0), shape=(1, 96, 96), spacing_mm=(5, 2, 2), directions=[(0, 1, 0), (0, 0, -1), (-1, 0, 0)]
     )
     images = [Image(data=np.full(g.shape, 0.5, np.float32), grid=g) for g in (grid, sagittal)]
-    plan = SlicePlan(
-        name="x",
-        centre_mm=(0.0, 0.0, 0.0),
-        normal=(0.0, 0.0, 1.0),
-        in_plane=(1.0, 0.0, 0.0),
-        fov_mm=(100.0, 100.0),
-        n_slices=3,
-        slice_distance_mm=40.0,
-    )
-    rows = np.flatnonzero((page(images, plan)[:, :384] == 255).sum(axis=1) > 150)
+    sagittal_, coronal, axial = views(images, PLAN)
+    assert len(sagittal_[2]) == len(coronal[2]) == 3
+    assert axial[2] == []  # it lies in the slices
+    picture = page(views(images, PLAN), PLAN).astype(int)[:384]
+    coloured = np.ptp(picture, axis=-1) > 100
+    rows = np.flatnonzero(coloured[:, : picture.shape[1] // 3].sum(axis=1) > 150) - 10  # margin
     assert rows.size
     heights = 96 - (rows + 0.5) / 2  # pixels of 0.5 mm, the top at +96 mm
     assert {round(h / 40) * 40 for h in heights} == {-40, 0, 40}
     assert np.abs(heights - np.round(heights / 40) * 40).max() < 1.0
     with pytest.raises(DataError, match="images of the localizer"):
-        page([], plan)
+        views([], PLAN)
+
+
+def test_landmarks_are_marked_where_they_lie() -> None:
+    grid = Grid.from_centre((0, 0, 0), shape=(96, 96, 96), spacing_mm=(2, 2, 2), directions=np.eye(3).tolist())
+    image = Image(data=np.full(grid.shape, 0.5, np.float32), grid=grid)
+    plan = replace(PLAN, landmarks_mm={"AC": (0.0, -20.0, 40.0)})
+    without, marked = (page(views([image], p), p).astype(int) for p in (PLAN, plan))
+    y, x = np.nonzero((without != marked).any(axis=-1))
+    panel = (x < 394) & (y < 394)  # sagittal, face to the left: (96 mm - height) and (96 mm + back) of 0.5 mm
+    assert y[panel].mean() - 10 == pytest.approx(2 * (96 - 40), abs=1.5)
+    assert x[panel].mean() - 10 == pytest.approx(2 * (96 - 20), abs=1.5)
+
+
+def test_dicom_of_a_dicom_localizer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = head(MOTIONS[1], T1, grid=volume_grid())
+    series = MrSeries(full_scan(), "loc", clock=lambda: NOW)
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    for made in series.instances(image):
+        (source / f"{made.index}.dcm").write_bytes(made.data)
+    assert run(["plan", str(source), "-o", str(out), "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)["plan"]
+    objects = [parsed(file.read_bytes()) for file in out.iterdir()]
+    assert {str(o.SOPClassUID) for o in objects} == {GSPS, SECONDARY_CAPTURE}
+    assert {str(o.PatientID) for o in objects} == {full_scan().patient.id}
+    (state,) = (o for o in objects if str(o.SOPClassUID) == GSPS)
+    assert plan["name"] in state.SeriesDescription
+    written_before = {file.name for file in out.iterdir()}
+    assert run(["plan", str(source), "-o", str(out)]) == 0
+    assert {file.name for file in out.iterdir()} == written_before
+
+
+def test_dicom_needs_a_dicom_localizer(nifti: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan", str(nifti), "-o", str(tmp_path / "out")]) == 2
+    assert "refers to them" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
