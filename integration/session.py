@@ -337,8 +337,8 @@ class Session:
             verdicts += self._request.verdicts()
         if self._prepared is not None:
             verdicts += [*self._prepared.verdicts, *self._prepared.run.verdicts]
-        said = set(verdicts)
-        verdicts += [v for v in self._findings.worst() if v.level is not Level.PASS and v not in said]
+        said = {(v.check, v.level) for v in verdicts} | {(v.check, Level.PASS) for v in self._findings.worst()}
+        verdicts += [v for v in self._findings.worst() if (v.check, v.level) not in said]
         self._house.finish_job(self.job, state, reason, verdicts)
         LOG.info("job %s: %s, %d readouts, %d images", self.job, state, self.readouts, self.images)
         return state

@@ -97,6 +97,7 @@ class Settings(BaseModel):
             raise ValueError("the console needs an HTTP port")
         return self
 
+    @model_validator(mode="after")
     def _both_keys(self) -> Self:
         if (self.stream_key is None) != (self.stream_clients is None):
             raise ValueError("stream_key and stream_clients go together")
