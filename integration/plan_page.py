@@ -84,8 +84,8 @@ def _panel(shown: Shown, plan: SlicePlan) -> tuple[Picture, str]:
     outer = {0, plan.n_slices - 1}
     for number, start, stop in _apart(drawn, {*outer, plan.n_slices // 2}):
         _draw(out, start, stop, colour=_RED if number in outer else _YELLOW)
-    for place in plan.landmarks_mm.values():
-        _cross(out, np.asarray(place), grid, corner=corner, zoom=zoom)
+    for landmark in plan.landmarks_mm.values():
+        _cross(out, np.asarray(landmark), grid, corner=corner, zoom=zoom)
     for letter, place in _sides(grid):
         _write(out, letter, place, _WHITE)
     return out, _NAMES[int(np.argmax(np.abs(grid.normal)))]
