@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -131,10 +131,15 @@ class Enhance:
             yield from self._enhanced(image)
 
     def _enhanced(self, image: Image) -> Iterator[Item]:
-        assert self._ready is not None
+        ready = self._ready
+        assert ready is not None
+        yield from self._attempted(lambda: self._made(image, ready))
+
+    def _attempted(self, make: Callable[[], tuple[Image, ...] | Refusal]) -> Iterator[Image]:
+        """Yield what a network makes, or refuse: what fails costs the second image only."""
         start = time.monotonic()
         try:
-            made = self._made(image, self._ready)
+            made = make()
         except IsocenterError as error:
             made = Refusal("engine", f"the network failed: {error}")
         self._watch(time.monotonic() - start)

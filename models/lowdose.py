@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import center_of_mass, label
 
-from acquisition.errors import ConfigError, IsocenterError
+from acquisition.errors import ConfigError
 from acquisition.geometry import Grid
 from acquisition.items import Image, Item, Kind, Position
 from acquisition.scan import Scan
@@ -108,17 +107,7 @@ class LowDose(Enhance):
         if self._never is not None:
             self._refuse(self._never)
             return
-        start = time.monotonic()
-        try:
-            made = self._predicted(stacked(images))
-        except IsocenterError as error:
-            made = Refusal("engine", f"the prediction failed: {error}")
-        self._watch(time.monotonic() - start)
-        if isinstance(made, Refusal):
-            self._refuse(made)
-            return
-        self._done += 1
-        yield from made
+        yield from self._attempted(lambda: self._predicted(stacked(images)))
 
     def _predicted(self, low: Image) -> tuple[Image, ...] | Refusal:
         """Return full dose, its uncertainty and the support of a volume, or why there are none."""
